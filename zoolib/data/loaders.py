@@ -1,0 +1,230 @@
+"""From a manifest to batches: find the files, decode every image once to uint8, split, and serve by iteration number."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from zoolib.data import augment, embedded
+from zoolib.data.manifests import DatasetManifest, Variant
+from zoolib.files import atomic
+from zoolib.paths import build_dir, data_roots
+from zoolib.spec import Settings, ZoolibError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Decoded images of one split and their labels."""
+
+    pixels: np.ndarray  # (N, S, S, 3) uint8, possibly memory-mapped
+    labels: np.ndarray  # (N,) int64
+    classes: list[str]
+    sha256: str  # of the file they came from; of the pixels for embedded data
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images (B, S, S, 3) uint8 and labels (B,) of those rows."""
+        return torch.from_numpy(np.ascontiguousarray(self.pixels[rows])), torch.from_numpy(self.labels[rows])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset at hand: decoded splits and the rows that train, choose (val) and score (test)."""
+
+    manifest: DatasetManifest
+    train: Images
+    test: Images
+    rows: dict[str, np.ndarray]
+    variant: str
+
+    def split(self, name: str) -> tuple[Images, np.ndarray]:
+        """The images behind "train", "val" or "test", and the rows of them that the split takes."""
+        return (self.test if name == "test" else self.train), self.rows[name]
+
+    @property
+    def sha256(self) -> str:
+        """One checksum over both files."""
+        return hashlib.sha256((self.train.sha256 + self.test.sha256).encode()).hexdigest()
+
+
+def find(manifest: DatasetManifest) -> Path:
+    """The folder with train.parquet and test.parquet. Raises ZoolibError saying where to put it."""
+    roots = data_roots()
+    for root in roots:
+        folder = root / manifest.name
+        if all((folder / f"{split}.parquet").is_file() for split in ("train", "test")):
+            return folder
+    places = " or ".join(str(root / manifest.name) for root in roots)
+    raise ZoolibError(
+        f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
+        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
+    )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, remembered beside the decoded cache by path, size and time of change."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:24]
+    note = build_dir() / "cache" / "sha256" / key
+    if note.is_file() and len(text := note.read_text()) == 64:
+        return text
+    with path.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    with atomic(note) as file:
+        file.write(digest.encode())
+    return digest
+
+
+def _square(image: Image.Image, side: int) -> np.ndarray:
+    """RGB, resized to a square (bilinear, antialiased when it shrinks), (side, side, 3) uint8."""
+    rgb = image.convert("RGB")
+    if rgb.size != (side, side):
+        rgb = rgb.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def decode(path: Path, side: int, num_classes: int) -> Images:
+    """Every image of a canonical Parquet file as (N, side, side, 3) uint8, decoded once and kept under build/cache.
+
+    Raises ZoolibError naming file and row for an image that cannot be read or a label out of range.
+    """
+    try:
+        table = pq.read_table(path, columns=["image", "label"])
+    except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
+        raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
+    labels = table["label"].to_numpy().astype(np.int64)
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise ZoolibError(f"{path}: row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{num_classes - 1}")
+    names = (table.schema.metadata or {}).get(b"classes")
+    classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
+    digest = file_sha256(path)
+    cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}-{side}.npy"
+    if not cached.is_file():
+        _decode_into(cached, path, table["image"], side)
+    return Images(np.load(cached, mmap_mode="r"), labels, classes, digest)
+
+
+def _decode_into(cached: Path, path: Path, column: object, side: int) -> None:
+    rows = column.to_pylist()  # type: ignore[attr-defined]
+    pixels = np.empty((len(rows), side, side, 3), np.uint8)
+    for row, entry in enumerate(rows):
+        try:
+            with Image.open(io.BytesIO(entry["bytes"])) as image:
+                pixels[row] = _square(image, side)
+        except (UnidentifiedImageError, OSError, TypeError, ValueError, SyntaxError):
+            raise ZoolibError(f"{path}: row {row}: not a readable image; replace or drop that row") from None
+    with atomic(cached) as file:
+        np.save(file, pixels)
+
+
+def balanced(labels: np.ndarray, rows: np.ndarray, per_class: int) -> np.ndarray:
+    """The first `per_class` of `rows` of each class, in ascending order; all of them for 0."""
+    if per_class <= 0:
+        return rows
+    chosen = [rows[labels[rows] == value][:per_class] for value in np.unique(labels[rows])]
+    return np.sort(np.concatenate(chosen))
+
+
+def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
+    """Stratified train and val rows of the training file. Fixed seed: the split is part of the protocol, not of the run."""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    val, train = [], []
+    for value in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == value]
+        held = max(1, round(settings.val_fraction * len(of_class)))
+        val.append(of_class[:held])
+        train.append(of_class[held:] if settings.train_per_class == 0 else of_class[held:][: settings.train_per_class])
+    rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
+    if len(rows["train"]) == 0:
+        raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training image; lower it")
+    return rows
+
+
+def variant_of(manifest: DatasetManifest, train: Images, test: Images) -> str:
+    """Which known set of files this is, recognised by checksum; "unknown files" with their first digits otherwise."""
+    if manifest.source == "embedded":
+        return "embedded"
+    known: list[Variant] = manifest.variants
+    for variant in known:
+        if variant.sha256 == {"train": train.sha256, "test": test.sha256}:
+            return variant.name
+    return f"unknown files {train.sha256[:8]}/{test.sha256[:8]}"
+
+
+def load(manifest: DatasetManifest, settings: Settings) -> Dataset:
+    """Find, check, decode and split a dataset; the last two are remembered.
+
+    Raises ZoolibError for absent or damaged files.
+    """
+    return _load(manifest.model_dump_json(), settings, tuple(data_roots()))
+
+
+@functools.lru_cache(maxsize=2)
+def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Dataset:
+    manifest = DatasetManifest.model_validate_json(manifest_json)
+    if manifest.source == "embedded":
+        train, test = (_embedded(manifest.name, split, settings.decode_size) for split in ("train", "test"))
+    else:
+        folder = find(manifest)
+        train, test = (
+            decode(folder / f"{split}.parquet", settings.decode_size, manifest.num_classes)
+            for split in ("train", "test")
+        )
+    rows = split_rows(train.labels, settings)
+    every = np.random.default_rng(1).permutation(len(test.labels))
+    per_class = settings.test_limit and max(1, settings.test_limit // manifest.num_classes)
+    rows["test"] = np.sort(balanced(test.labels, every, per_class))
+    return Dataset(manifest, train, test, rows, variant_of(manifest, train, test))
+
+
+def _embedded(name: str, split: str, side: int) -> Images:
+    pixels, labels, classes = embedded.load(name, split)
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    resized = np.stack([_square(Image.fromarray(image), side) for image in pixels])
+    return Images(resized, labels, classes, digest)
+
+
+def batch_rows(rows: np.ndarray, batch_size: int, seed: int, iteration: int) -> np.ndarray:
+    """The rows of training batch `iteration` (0-based): epochs of shuffled rows laid end to end.
+
+    A pure function of its arguments, so that a resumed run continues with the very batch it would have had.
+    """
+    start, chosen = iteration * batch_size, np.empty(0, np.int64)
+    while len(chosen) < batch_size:
+        epoch, offset = divmod(start + len(chosen), len(rows))
+        order = _epoch(len(rows), seed, epoch)
+        chosen = np.concatenate([chosen, rows[order[offset : offset + batch_size - len(chosen)]]])
+    return chosen
+
+
+@functools.lru_cache(maxsize=4)
+def _epoch(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def train_batch(data: Dataset, settings: Settings, seed: int, iteration: int) -> tuple[Tensor, Tensor]:
+    """Augmented images (B, 3, S, S) in [0, 1] and labels (B,) of one training iteration."""
+    images, labels = data.train.take(batch_rows(data.rows["train"], settings.batch_size, seed, iteration))
+    generator = torch.Generator().manual_seed((seed << 32) + iteration)
+    return augment.train_batch(images, settings, data.manifest.flip, generator), labels
+
+
+def eval_batches(
+    data: Dataset, split: str, settings: Settings, batch_size: int = 128
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Batches of a split in order: the test views, each (B, 3, S, S), and labels (B,)."""
+    source, rows = data.split(split)
+    for start in range(0, len(rows), batch_size):
+        images, labels = source.take(rows[start : start + batch_size])
+        yield augment.test_crops(images, settings), labels

@@ -1,0 +1,151 @@
+"""Dataset and hub manifests: one YAML each, checked when read. Torch-free."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from zoolib.paths import shared
+from zoolib.spec import ZoolibError, unknown
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sizes(_Strict):
+    """Rows of each split."""
+
+    train: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
+class Variant(_Strict):
+    """One set of files known under a dataset's name, recognised by its checksums."""
+
+    name: Name
+    note: str
+    sizes: Sizes
+    sha256: dict[Literal["train", "test"], Sha256]
+    official: bool = False  # same images, same split and same pixels as the published dataset
+
+
+class DatasetManifest(_Strict):
+    """A dataset: what it is, where it comes from, and how it may be used."""
+
+    name: Name
+    title: str
+    task: Literal["cls"]
+    source: Literal["embedded", "canonical"]
+    description: str
+    num_classes: int = Field(gt=1)
+    sizes: Sizes  # of the published dataset
+    protocol: str
+    flip: bool  # whether a mirrored image is still an image of its class
+    licence: str
+    citation: str
+    homepage: str
+    paper_column: str | None = None  # its column in reference/paper_results.csv
+    variants: list[Variant] = []
+
+
+class MemberManifest(_Strict):
+    """One pretrained model of a hub."""
+
+    name: Name
+    title: str
+    architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
+    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|random)$")
+    pretraining: str
+    num_features: int = Field(gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    input_size: int = Field(gt=0)  # pixels; the resolution of its pre-training
+    fixed_input: bool = False  # True resizes every image to input_size (architectures that accept no other)
+    sha256: Sha256 | None = None
+    licence: str
+    url: str | None = None
+
+
+class HubManifest(_Strict):
+    """A hub: pretrained models that are transferred together."""
+
+    name: Name
+    title: str
+    description: str
+    homogeneous: bool
+    members: list[MemberManifest] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> HubManifest:
+        names = [member.name for member in self.members]
+        if len(set(names)) != len(names):
+            raise ValueError("two members share a name")
+        if self.homogeneous and len({member.architecture for member in self.members}) > 1:
+            raise ValueError("homogeneous is true but the members' architectures differ")
+        return self
+
+    def member(self, name: str) -> MemberManifest:
+        """The member of that name. Raises ZoolibError for an unknown one."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        raise unknown(f"member of hub {self.name!r}", name, [member.name for member in self.members])
+
+
+M = TypeVar("M", DatasetManifest, HubManifest)
+
+
+def read(path: Path, kind: type[M]) -> M:
+    """One manifest. Raises ZoolibError naming the file and the first field that is wrong."""
+    try:
+        content = yaml.safe_load(path.read_text())
+        manifest = kind.model_validate(content)
+    except (yaml.YAMLError, OSError) as error:
+        raise ZoolibError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise ZoolibError(f"{path}: {where}: {first['msg']}") from None
+    if manifest.name != path.stem:
+        raise ZoolibError(f"{path}: the name inside is {manifest.name!r}; name the file {manifest.name}.yaml")
+    return manifest
+
+
+@functools.cache
+def datasets() -> dict[str, DatasetManifest]:
+    """Every dataset manifest by name."""
+    files = sorted(shared("data_manifests").glob("datasets/*.yaml"))
+    return {path.stem: read(path, DatasetManifest) for path in files}
+
+
+@functools.cache
+def hubs() -> dict[str, HubManifest]:
+    """Every hub manifest by name."""
+    return {path.stem: read(path, HubManifest) for path in sorted(shared("data_manifests").glob("hubs/*.yaml"))}
+
+
+def dataset(name: str) -> DatasetManifest:
+    """The dataset of that name. Raises ZoolibError for an unknown one."""
+    if name not in datasets():
+        raise unknown("dataset", name, datasets())
+    return datasets()[name]
+
+
+def hub(name: str) -> HubManifest:
+    """The packaged hub of that name, or the hub a YAML file of your own describes.
+
+    Raises ZoolibError for an unknown name or a file that does not fit the schema.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read(Path(name), HubManifest)
+    if name not in hubs():
+        raise unknown("hub", name, hubs())
+    return hubs()[name]

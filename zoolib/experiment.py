@@ -1,0 +1,135 @@
+"""The composition root: from a specification to a record. Torch is imported only when something must be computed."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoolib import runtime
+from zoolib.data import manifests
+from zoolib.grid import grid, needed
+from zoolib.methods import method
+from zoolib.paths import build_dir
+from zoolib.results import Result, ResultStore
+from zoolib.spec import RunSpec
+
+if TYPE_CHECKING:
+    from zoolib.recipe import Logits, Outcome
+
+__all__ = ["complete", "grid", "missing", "run", "work_dir"]
+
+Report = Callable[[RunSpec, int, int, str], None]  # spec, iteration, iterations, a word
+
+
+def work_dir(spec: RunSpec) -> Path:
+    """The folder of a run's checkpoint and logits."""
+    return build_dir() / "work" / spec.run_id
+
+
+def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Result:
+    """Compute one specification, save its record and return it; the runs it needs are computed first where they lack.
+
+    Raises ZoolibError for absent data or weights, a method that does not fit the hub, a loss that is not finite, a full disk.
+    """
+    from zoolib.data import loaders
+    from zoolib.hub import Hub
+    from zoolib.recipe import Context, save_logits
+    from zoolib.tasks import Classification
+    from zoolib.train import Machine
+
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    manifest = manifests.dataset(spec.dataset)
+    data = loaders.load(manifest, spec.settings)
+    device = runtime.device()
+    machine = Machine(device, runtime.precision(spec.settings.precision, device))
+    code = runtime.code_fingerprint()
+
+    def outcome_of(member: str) -> tuple[Logits, dict[str, float]]:
+        return _outcome_of(next(s for s in needed(spec) if s.member == member), store, report, data.sha256)
+
+    progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
+    task = Classification(manifest.num_classes)
+    runtime.seed_everything(spec.seed)
+    context = Context(spec, data, Hub(spec.hub), task, machine, work_dir(spec), progress, outcome_of)
+    outcome: Outcome = method(spec.method).load()(context)
+    save_logits(work_dir(spec), outcome.logits, code)
+    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
+    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
+    return store.save(
+        Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
+    )
+
+
+def _outcome_of(
+    spec: RunSpec, store: ResultStore, report: Report | None, data_sha256: str
+) -> tuple[Logits, dict[str, float]]:
+    """Logits and cost of a run that another one needs; it is computed unless record and logits are both at hand."""
+    from zoolib.recipe import load_logits
+
+    code = runtime.code_fingerprint()
+    logits = load_logits(work_dir(spec), code) if store.has(spec, code, data_sha256) else None
+    result = store.load(spec) if logits is not None else run(spec, store, report)
+    logits = logits if logits is not None else load_logits(work_dir(spec), code)
+    assert logits is not None  # run() has just written them
+    return logits, result.metrics["cost"]
+
+
+def _provenance(precision: str, started: datetime.datetime, seconds: float, code: str) -> dict[str, Any]:
+    import torch
+
+    commit, dirty = runtime.commit()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "code": code,
+        "versions": runtime.versions(),
+        "machine": runtime.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+    }
+
+
+def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
+    """The runs without a valid record: none at all, or one that other code computed here."""
+    code = runtime.code_fingerprint()
+    return [spec for spec in specs if not store.has(spec, code)]
+
+
+def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:
+    """The records of all specifications; only those that the store lacks are computed, one after another."""
+    specs = list(specs)
+    todo = missing(specs, store)
+    if todo:
+        with _bar(len(todo), progress) as report:
+            for spec in todo:
+                if not store.has(spec, runtime.code_fingerprint()):  # another run may have needed and made it
+                    run(spec, store, report)
+    return [store.load(spec) for spec in specs]
+
+
+class _bar:
+    """A progress bar over runs, with the running one's position in its text."""
+
+    def __init__(self, total: int, shown: bool) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=total, unit="run", disable=not shown, mininterval=1.0)
+        self.done: set[str] = set()
+
+    def __enter__(self) -> Report:
+        def report(spec: RunSpec, done: int, total: int, word: str) -> None:
+            self.bar.set_postfix_str(f"{spec.label} {done}/{total} {word}", refresh=False)
+            self.bar.update(0)
+            if done == total and spec.run_id not in self.done:
+                self.done.add(spec.run_id)
+                self.bar.update(1)
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()

@@ -1,0 +1,67 @@
+"""Small residual networks for places where no library offers one: the packaged zoos and Hub-Pathway's generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (He et al. 2016)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            convolution = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(convolution, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, channels, H / stride, W / stride)."""
+        out = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """One basic block a stage, named as in torchvision; (B, 3, H, W) -> pooled features (B, widths[-1])."""
+
+    def __init__(self, widths: Sequence[int], stem_kernel: int, stem_stride: int, stem_pool: bool) -> None:
+        super().__init__()
+        self.num_features = widths[-1]
+        self.conv1 = nn.Conv2d(3, widths[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.maxpool: nn.Module = nn.MaxPool2d(3, 2, 1) if stem_pool else nn.Identity()
+        self.stages = [f"layer{index + 1}" for index in range(len(widths))]
+        before = widths[0]
+        for index, (name, width) in enumerate(zip(self.stages, widths, strict=True)):
+            self.add_module(name, BasicBlock(before, width, 1 if index == 0 else 2))
+            before = width
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_features)."""
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        for name in self.stages:
+            x = self.get_submodule(name)(x)
+        return x.mean((2, 3))
+
+
+def tiny_resnet() -> ResNet:
+    """Seven convolutions, 0.08 M parameters, for images of 16 to 32 pixels."""
+    return ResNet((16, 32, 64), stem_kernel=3, stem_stride=2, stem_pool=False)
+
+
+def resnet9(width: int) -> ResNet:
+    """Nine convolutions, widths w, 2w, 4w, 8w: the trunk of Hub-Pathway's generator (4.90 M parameters at width 64)."""
+    return ResNet((width, 2 * width, 4 * width, 8 * width), stem_kernel=7, stem_stride=2, stem_pool=True)
+
+
+NETS = {"tiny_resnet": tiny_resnet}

@@ -1,0 +1,150 @@
+"""The machine a run happens on: seeds, device, precision, and what a record must say about all of it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import random
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoolib.paths import CHECKOUT
+from zoolib.spec import ZoolibError
+
+if TYPE_CHECKING:
+    import torch
+
+_VERSIONED = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
+
+# What can change a number: the fingerprint of a record covers these files, and not tables, figures or the command line.
+_NUMERIC = ("data/embedded.py", "data/loaders.py", "data/augment.py", "hub.py", "tasks.py", "method.py", "losses.py", "train.py",
+            "recipe.py", "nets.py", "experiment.py", "layers/*.py", "methods/*.py", "weights/**/*.safetensors")  # fmt: skip
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device)."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def device() -> torch.device:
+    """The device of $ZOOLIB_DEVICE, else a CUDA GPU where there is one, else the CPU."""
+    import torch
+
+    name = os.environ.get("ZOOLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise ZoolibError(f"ZOOLIB_DEVICE is {name!r}; use cpu, cuda or cuda:N") from None
+
+
+def precision(wanted: str, device: torch.device) -> str:
+    """`float32` or `bfloat16` for a wanted precision of "auto", "float32" or "bfloat16".
+
+    "auto" is bfloat16 on GPUs that have it and float32 on CPUs: there, depthwise convolutions, which the packaged ImageNet
+    hub is made of, train at less than half of their float32 speed under autocast even on AVX512-bf16 machines.
+    """
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def require_torchvision() -> None:
+    """Import torchvision, and say what is wrong when a CPU-only torch wheel broke it.
+
+    Raises ZoolibError naming the reinstall command.
+    """
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        import torch
+
+        raise ZoolibError(
+            f"operator torchvision::nms does not exist: torch {torch.__version__} and torchvision are not a matching pair "
+            "(a CPU-only torch wheel?); install both from the index's default build: uv pip sync requirements.lock"
+        ) from None
+
+
+@functools.cache
+def code_fingerprint() -> str:
+    """Twelve hexadecimal digits over the sources and packaged weights that can change a number."""
+    digest = hashlib.sha256()
+    package = Path(__file__).resolve().parent
+    for path in sorted({path for pattern in _NUMERIC for path in package.glob(pattern)}):
+        digest.update(str(path.relative_to(package)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def commit() -> tuple[str, bool]:
+    """The checkout's commit, or $ZOOLIB_COMMIT where there is no git, and whether tracked files differ from it."""
+    return _git("rev-parse", "HEAD") or os.environ.get("ZOOLIB_COMMIT", "unknown"), bool(
+        _git("status", "--porcelain", "--untracked-files=no")
+    )
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+    """CPU, cores, memory (GB), GPU and platform, as a record keeps them."""
+    import torch
+
+    pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(pages / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "platform": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that make the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory since the process started: of the GPU where one is used, else resident memory, in MB."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

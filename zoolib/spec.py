@@ -1,0 +1,233 @@
+"""Run specifications: what is to be computed, written down so completely that its hash is the run's name.
+
+Standard library only, so that the workflow, the command line and the notebooks can plan without importing torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class ZoolibError(Exception):
+    """A mistake in the input; its message is one line that names the fix."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> ZoolibError:
+    """The error for a name that is not in a table: it names the nearest valid one and lists the rest."""
+    names = sorted(known)
+    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return ZoolibError(f"unknown {kind} {name!r}{hint}; known: {', '.join(names) or 'none'}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything about data and optimisation that changes a number.
+
+    The defaults are the Zoo-Tuning protocol (ICML 2021, official code): SGD with Nesterov momentum, 15,000 iterations of
+    48 images, square 256 -> RandomResizedCrop 224, ten-crop test with summed logits.
+    """
+
+    image_size: int = 224  # pixels; side of the square that enters the model
+    decode_size: int = 256  # pixels; side of the square that is decoded once and cropped from
+    batch_size: int = 48
+    iterations: int = 15_000
+    lr: float = 0.01
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    milestones: tuple[int, ...] = (6_000, 12_000)  # iterations at which lr is multiplied by gamma
+    gamma: float = 0.1
+    crop: str = "resized"  # "resized" | "shift" | "none"
+    crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of RandomResizedCrop
+    test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits summed
+    train_per_class: int = 0  # training images kept per class; 0 = all
+    test_limit: int = 0  # test images scored (a fixed class-balanced subset); 0 = all
+    val_fraction: float = 0.1  # share of each class's training images held out for choosing; never trained on
+    eval_every: int = 1_000  # iterations between validation points of the curve
+    precision: str = "auto"  # "auto" | "float32" | "bfloat16"
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        choices = {"crop": ("resized", "shift", "none"), "precision": ("auto", "float32", "bfloat16")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise unknown(name, getattr(self, name), known)
+        if self.test_crops not in (1, 10):
+            raise ZoolibError(f"test_crops is {self.test_crops}; use 1 (centre) or 10 (corners, centre and flips)")
+        if min(self.image_size, self.decode_size, self.batch_size, self.iterations) < 1:
+            raise ZoolibError("image_size, decode_size, batch_size and iterations must be at least 1")
+        if self.decode_size < self.image_size:
+            raise ZoolibError(
+                f"decode_size {self.decode_size} is below image_size {self.image_size}; raise decode_size"
+            )
+        if not 0 < self.val_fraction < 1:
+            raise ZoolibError(f"val_fraction is {self.val_fraction}; use a share between 0 and 1, such as 0.1")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A scale of experiment: settings, seeds, and what differs for single datasets or methods."""
+
+    name: str
+    title: str
+    description: str
+    seeds: int
+    settings: Settings
+    datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # dataset -> changed settings
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> changed options
+
+    def resolve(self, dataset: str) -> Settings:
+        """The settings of this profile on one dataset."""
+        return dataclasses.replace(self.settings, **self.datasets.get(dataset, {}))
+
+
+# Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
+# test time, 0.89 G multiply-adds, which is what Hub-Pathway's supplement table 1 adds to five and to two ResNet-50s.
+_SMALL_GENERATOR = {"hub_pathway": {"generator_width": 16, "generator_size": 32}}
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        "smoke",
+        "Smoke test",
+        "a few steps of every method: shows that the machinery runs, its numbers mean nothing",
+        seeds=1,
+        settings=Settings(
+            image_size=32,
+            decode_size=32,
+            batch_size=16,
+            iterations=4,
+            milestones=(3,),
+            crop="shift",
+            test_crops=1,
+            train_per_class=10,
+            test_limit=60,
+            val_fraction=0.2,
+            eval_every=2,
+        ),
+        options={"hub_pathway": {"generator_width": 8, "generator_size": 16}},
+    ),
+    "mini": Profile(
+        "mini",
+        "Mini: a laptop without a GPU or a network",
+        "small real data and packaged models; minutes on two cores",
+        seeds=3,
+        settings=Settings(
+            image_size=32,
+            decode_size=32,
+            batch_size=32,
+            iterations=150,
+            milestones=(90, 130),
+            crop="shift",
+            test_crops=1,
+            val_fraction=0.2,
+            eval_every=30,
+        ),
+        datasets={
+            "digits": {"train_per_class": 10},
+            "cifar100": {"train_per_class": 40, "test_limit": 2000},
+            "cars": {"image_size": 64, "decode_size": 72, "crop": "resized", "crop_scale": (0.5, 1.0)},
+        },
+        options=_SMALL_GENERATOR,
+    ),
+    "lab": Profile(
+        "lab",
+        "Lab: real data at reduced size on one machine",
+        "real data at 48 to 96 pixels; hours on a CPU, minutes on a GPU",
+        seeds=3,
+        settings=Settings(
+            image_size=64,
+            decode_size=72,
+            batch_size=32,
+            iterations=800,
+            milestones=(480, 680),
+            crop="resized",
+            crop_scale=(0.5, 1.0),
+            test_crops=1,
+            eval_every=200,
+        ),
+        datasets={
+            "cifar100": {"image_size": 48, "decode_size": 52, "iterations": 600, "milestones": (400, 520)},
+            "cars": {"iterations": 1000, "milestones": (700, 900)},
+        },
+        options=_SMALL_GENERATOR,
+    ),
+    "paper": Profile(
+        "paper",
+        "Paper: the papers' protocol",
+        "224 pixels, batch 48, 15,000 iterations, ten-crop test, three seeds; needs a GPU",
+        seeds=3,
+        settings=Settings(),
+        options={"hub_pathway": {"generator_width": 64, "generator_size": 224}},
+    ),
+}
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name. Raises ZoolibError for an unknown one."""
+    if name not in PROFILES:
+        raise unknown("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: a method on a dataset from a hub with a seed. Its canonical JSON is hashed into `run_id`."""
+
+    task: str
+    dataset: str
+    hub: str
+    method: str
+    member: str  # the hub member for per-member methods (finetune), else ""
+    seed: int
+    profile: str
+    settings: Settings
+    options: Options = ()
+
+    @property
+    def run_id(self) -> str:
+        """Sixteen hexadecimal digits that name this specification."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """A short human name, such as `digits/imagenet-lite/finetune[efficientnet_lite0]/seed 0`."""
+        member = f"[{self.member}]" if self.member else ""
+        return f"{self.dataset}/{self.hub}/{self.method}{member}/seed {self.seed}"
+
+    @property
+    def stem(self) -> str:
+        """The record's path below a store, without its ending."""
+        member = f"-{self.member}" if self.member else ""
+        folder = f"{self.task}/{self.dataset}/{self.hub}/{self.profile}"
+        return f"{folder}/{self.method}{member}-s{self.seed}-{self.run_id}"
+
+    def option(self, name: str) -> Any:
+        """The value of one method option. Raises KeyError where the method has none of that name."""
+        return dict(self.options)[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; `from_dict` reads them back."""
+        out = dataclasses.asdict(self)
+        out["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["settings"].items()}
+        out["options"] = dict(self.options)
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `to_dict`. Raises ZoolibError when a field is missing or unknown."""
+        try:
+            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data["settings"].items()}
+            rest = {k: v for k, v in data.items() if k not in ("settings", "options")}
+            return cls(settings=Settings(**settings), options=tuple(sorted(data["options"].items())), **rest)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ZoolibError(f"not a run specification ({error}); make it with zoolib.grid.grid") from None

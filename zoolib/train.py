@@ -1,0 +1,173 @@
+"""fit() and evaluate(): the only supervised loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoolib.data import loaders
+from zoolib.data.loaders import Dataset
+from zoolib.files import atomic
+from zoolib.method import Method, Output
+from zoolib.spec import Settings, ZoolibError
+from zoolib.tasks import Task
+
+CHECKPOINT_SECONDS = 60.0
+Row = tuple[int, str, str, float]  # iteration, split, term, value
+Progress = Callable[[int, int, str], None]  # iteration, iterations, a word about it
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and how the arithmetic is done."""
+
+    device: torch.device
+    precision: str  # "float32" | "bfloat16"
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@dataclass
+class History:
+    """What fit() leaves behind besides the trained method."""
+
+    curve: list[Row] = field(default_factory=list)
+    seconds: float = 0.0  # in training steps alone, over all resumptions
+    start: int = 0  # iteration this process began with
+
+
+def fit(
+    method: Method,
+    data: Dataset,
+    task: Task,
+    settings: Settings,
+    seed: int,
+    machine: Machine,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: Progress | None = None,
+) -> History:
+    """Train a method by SGD with a stepped learning rate; resume from `checkpoint` where that file exists.
+
+    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not. Raises ZoolibError when a
+    loss term stops being finite, naming step and term, or when the checkpoint belongs to another architecture.
+    """
+    optimiser = _optimiser(method, settings)
+    history = History()
+    if checkpoint and checkpoint.is_file():
+        _resume(checkpoint, method, optimiser, history, machine)
+    saved = time.monotonic()
+    for iteration in range(history.start, settings.iterations):
+        began = time.perf_counter()
+        terms = _step(method, optimiser, data, task, settings, seed, machine, iteration)
+        history.seconds += time.perf_counter() - began
+        done = iteration + 1
+        if done % settings.eval_every == 0 or done == settings.iterations:
+            history.curve += [(done, "train", name, value) for name, value in terms.items()]
+            logits, labels, _ = evaluate(method, data, "val", settings, machine)
+            history.curve += [(done, "val", name, value) for name, value in task.metrics(logits, labels).items()]
+        if checkpoint and done < settings.iterations and time.monotonic() - saved >= checkpoint_seconds:
+            save_checkpoint(checkpoint, method, optimiser, history, done)
+            saved = time.monotonic()
+        if progress:
+            progress(done, settings.iterations, f"loss {sum(terms.values()):.3f}")
+    return history
+
+
+def _optimiser(method: Method, settings: Settings) -> torch.optim.SGD:
+    groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
+    return torch.optim.SGD(
+        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
+    )
+
+
+def _step(
+    method: Method, optimiser: torch.optim.SGD, data: Dataset, task: Task, settings: Settings, seed: int, machine: Machine,
+    iteration: int,
+) -> dict[str, float]:  # fmt: skip
+    """One batch, one backward pass, one update; the values of the loss terms."""
+    decay = settings.gamma ** sum(iteration >= milestone for milestone in settings.milestones)
+    for group in optimiser.param_groups:
+        group["lr"] = group["base_lr"] * decay
+    images, labels = _to(machine, settings, *loaders.train_batch(data, settings, seed, iteration))
+    method.train()
+    with machine.autocast():
+        terms = method.loss(method(images), labels, task, iteration / settings.iterations)
+    values = dict(zip(terms, torch.stack([term.detach() for term in terms.values()]).tolist(), strict=True))
+    for name, value in values.items():
+        if not abs(value) < float("inf"):
+            raise ZoolibError(
+                f"loss term {name!r} is {value} at step {iteration + 1}; lower the learning rate ({settings.lr})"
+            )
+    optimiser.zero_grad(set_to_none=True)
+    sum(terms.values(), torch.zeros((), device=machine.device)).backward()
+    optimiser.step()
+    return values
+
+
+def _to(machine: Machine, settings: Settings, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+    return images.to(machine.device, memory_format=layout, non_blocking=True), labels.to(
+        machine.device, non_blocking=True
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    method: Method, data: Dataset, split: str, settings: Settings, machine: Machine
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Predictions (N, C) float32 summed over the test views, labels (N,), and recorded aux averaged over the views; on the CPU."""
+    method.eval()
+    predictions, targets, kept = [], [], {name: [] for name in method.recorded}  # type: ignore[var-annotated]
+    for views, labels in loaders.eval_batches(data, split, settings):
+        outputs: list[Output] = []
+        for view in views:
+            images, _ = _to(machine, settings, view, labels)
+            with machine.autocast():
+                outputs.append(method(images))
+        predictions.append(torch.stack([out.prediction.float() for out in outputs]).sum(0).cpu())
+        targets.append(labels)
+        for name in kept:
+            kept[name].append(torch.stack([out.aux[name].float() for out in outputs]).mean(0).cpu())
+    return torch.cat(predictions), torch.cat(targets), {name: torch.cat(parts) for name, parts in kept.items()}
+
+
+def save_checkpoint(path: Path, method: Method, optimiser: torch.optim.Optimizer, history: History, done: int) -> None:
+    """Write model, optimiser, random state, curve and position so that the file is either the old one or the new one."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    state: dict[str, Any] = {
+        "model": method.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": cuda,
+        "curve": history.curve,
+        "seconds": history.seconds,
+        "iteration": done,
+    }
+    with atomic(path) as file:
+        torch.save(state, file)
+
+
+def _resume(path: Path, method: Method, optimiser: torch.optim.Optimizer, history: History, machine: Machine) -> None:
+    try:
+        state = torch.load(path, map_location=machine.device, weights_only=True)
+        method.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    except Exception as error:  # torch, pickle and zipfile each raise their own
+        reason = str(error).splitlines()[0]
+        raise ZoolibError(
+            f"{path}: not a checkpoint of this run ({reason}); delete it to start the run afresh"
+        ) from None
+    torch.set_rng_state(state["rng"].cpu())
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+    history.curve = [tuple(row) for row in state["curve"]]
+    history.seconds, history.start = state["seconds"], state["iteration"]
