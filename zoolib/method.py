@@ -25,7 +25,7 @@ class Output:
 class Method(nn.Module, ABC):
     """A module that maps images to an Output and names the terms it minimises."""
 
-    #: aux entries worth keeping for each test sample, and the names of their last dimension's entries
+    #: aux entries worth keeping for each test sample, and the names along their first dimension after the batch
     recorded: dict[str, list[str]] = {}  # noqa: RUF012 (replaced on the instance, never mutated)
 
     @abstractmethod

@@ -16,8 +16,8 @@ from zoolib.nets import resnet9
 class PathwayGenerator(nn.Module):
     """G(x) = softmax(G_p(x) + eps * softplus(G_n(x))), eps ~ N(0, 1) per entry in training (eq. 3).
 
-    G_p and G_n are separate 9-layer ResNets: with width 64 that is the 9.8 M parameters by which Hub-Pathway exceeds its
-    hub in the paper's complexity table. At test time eps is at its mean, zero, so G_n is not run.
+    G_p and G_n are separate 9-layer ResNets: with width 64 that is the 9.8 M parameters by which Hub-Pathway exceeds
+    its hub in the paper's complexity table. At test time eps is at its mean, zero, so G_n is not run.
     """
 
     def __init__(self, num_models: int, width: int = 64, size: int = 224) -> None:
@@ -69,9 +69,9 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
 def dispatch(models: Sequence[Callable[[Tensor], Tensor]], x: Tensor, active: Tensor) -> Tensor:
     """Pass each sample through its active models only (input-level route I[G(x) > 0]).
 
-    `x` (B, ...), `active` (B, m) bool -> (B, m, C), zeros where inactive. A model that no sample chose is skipped. In training a
-    batch norm sees the routed samples only; a sub-batch of a single one has no variance, so there it uses its running
-    statistics.
+    `x` (B, ...), `active` (B, m) bool -> (B, m, C), zeros where inactive. A model that no sample chose is skipped. In
+    training a batch norm sees the routed samples only; a sub-batch of a single one has no variance, so there it uses
+    its running statistics.
     """
     routes = [active[:, i].nonzero().squeeze(1) for i in range(len(models))]
     outputs: list[Tensor | None] = []

@@ -60,8 +60,8 @@ class HubPathway(Method):
     def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> dict[str, Tensor]:
         """The terms of eq. 6, all in one backward pass.
 
-        explore depends on G alone and exploit on the members alone, so their sum with the task loss gives both arg-mins:
-        G and A descend task + lambda explore, the members descend task + exploit.
+        explore depends on G alone and exploit on the members alone, so their sum with the task loss gives both
+        arg-mins: G and A descend task + lambda explore, the members descend task + exploit.
         """
         members = output.aux["members"]  # (B, m, C)
         batch, count = members.shape[:2]
