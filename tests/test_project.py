@@ -1,0 +1,165 @@
+"""The set-up: locks, environment, Makefile, citation, and what must not be in the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from zoolib import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCKS = ("requirements.lock", "requirements-uv.lock")
+TARGETS = {"book", "reproduce", "test", "bench", "lint", "notebooks", "serve", "clean"}
+
+
+def dependencies() -> list[Requirement]:
+    """The core and all extras."""
+    groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+    return [Requirement(line) for group in groups for line in group]
+
+
+def pins(lock: str) -> list[tuple[str, str, str]]:
+    """(name, version, the rest of the entry) for each entry of a lock file; one name may have several versions."""
+    entries = re.split(r"^(?=[A-Za-z0-9])", (ROOT / lock).read_text(), flags=re.MULTILINE)[1:]
+    found = [re.match(r"([\w.-]+)(?:\[[^\]]*\])?==([\w.+!]+)", entry) for entry in entries]
+    assert all(found), "an entry of the lock is not pinned with =="
+    return [(canonicalize_name(m[1]), m[2], entry) for m, entry in zip(found, entries, strict=True) if m]
+
+
+def files() -> list[Path]:
+    """What the repository holds: git's list where there is one, else everything that is not computed or installed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 0:
+        paths = [ROOT / name for name in done.stdout.split("\0") if name]
+    else:
+        ignored = {".venv", ".git", "build", "dist", "node_modules", "generated", "__pycache__"}
+        paths = [path for path in ROOT.rglob("*") if not ignored & set(path.relative_to(ROOT).parts)]
+    return [path for path in paths if path.is_file()]
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_a_hash_and_no_lock_names_an_index(lock: str) -> None:
+    entries = pins(lock)
+    assert entries
+    bare = [name for name, _, entry in entries if not re.search(r"--hash=sha256:[0-9a-f]{64}", entry)]
+    assert not bare, f"no hash for {bare}"
+    assert not re.search(r"://|--(extra-)?index|--find-links|--trusted-host|file:", (ROOT / lock).read_text())
+
+
+def test_every_dependency_is_locked_at_a_version_that_its_declaration_admits() -> None:
+    locked: dict[str, list[str]] = {}
+    for name, pinned, _ in pins("requirements.lock"):
+        locked.setdefault(name, []).append(pinned)
+    for dependency in dependencies():
+        versions = locked.get(canonicalize_name(dependency.name), [])
+        assert versions, f"{dependency.name} is not in requirements.lock: write the lock anew"
+        assert all(dependency.specifier.contains(pinned) for pinned in versions), (
+            f"{dependency} is locked at {versions}"
+        )
+
+
+def test_the_installed_packages_are_those_of_the_lock() -> None:
+    locked = {(name, pinned) for name, pinned, _ in pins("requirements.lock")}
+    installed = {(canonicalize_name(d.name), version(d.name)) for d in dependencies()}
+    assert installed <= locked, f"differs from requirements.lock: {sorted(installed - locked)}"
+
+
+def test_torchvision_admits_the_locked_torch_and_its_compiled_operators_load() -> None:
+    locked = {name: pinned for name, pinned, _ in pins("requirements.lock")}
+    (torch,) = [r for r in map(Requirement, requires("torchvision") or []) if r.name == "torch"]
+    assert torch.specifier.contains(locked["torch"]), f"torchvision wants {torch}, the lock has {locked['torch']}"
+    code = (
+        "import torch, torchvision as tv\n"
+        "boxes = torch.tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [5, 5, 7, 7]])\n"
+        "print(tv.ops.nms(boxes, torch.tensor([0.1, 0.9, 0.5]), 0.5).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.stdout.strip() == "[1, 2]", done.stderr  # the best of the two equal boxes, and the one apart
+
+
+def test_conda_users_get_python_and_the_same_lock() -> None:
+    wanted = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    (through_pip,) = [entry["pip"] for entry in wanted if isinstance(entry, dict)]
+    assert through_pip == ["-r requirements.lock"]
+    (python,) = [Requirement(entry) for entry in wanted if isinstance(entry, str) and entry.startswith("python ")]
+    minimum = PROJECT["requires-python"].removeprefix(">=")
+    assert python.specifier.contains(minimum)
+    assert not python.specifier.contains("3.10")
+
+
+def test_every_dependency_has_one_line_that_says_why_it_is_there_and_no_line_is_left_over() -> None:
+    lines = re.findall(r"^- `([\w.-]+)`: (.+)$", (ROOT / "book/setup-dependencies.md").read_text(), re.MULTILINE)
+    assert sorted(name for name, _ in lines) == sorted(dependency.name for dependency in dependencies())
+    assert all(len(reason.split()) >= 3 for _, reason in lines)
+
+
+def test_make_alone_lists_all_targets_with_a_line_each() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(["make"], cwd=ROOT, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert dict(re.findall(r"^  make (\w+) +(\S.+)$", done.stdout, re.MULTILINE)).keys() == TARGETS
+
+
+def test_continuous_integration_calls_only_targets_that_the_readme_names() -> None:
+    script = (ROOT / ".ci/run").read_text()
+    calls = re.findall(r"^make .+$", script, re.MULTILINE)
+    assert {call.split()[1] for call in calls} == {"lint", "book", "test"}
+    readme = (ROOT / "README.md").read_text()
+    missing = [call for call in calls if call not in readme]
+    assert not missing, f"README.md does not name {missing}"
+    subprocess.run(["bash", "-n", str(ROOT / ".ci/run")], check=True)
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_citation_names_both_papers_and_the_slides_and_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == __version__
+    assert f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    named = {(r["title"].split(":")[0], r["type"], r["year"], len(r["authors"])) for r in citation["references"]}
+    assert named >= {
+        ("Zoo-Tuning", "conference-paper", 2021, 5),
+        ("Hub-Pathway", "conference-paper", 2022, 5),
+        ("Transferability in Deep Learning", "slides", 2022, 1),
+    }
+    assert all(reference["authors"][-1]["family-names"] == "Long" for reference in citation["references"])
+
+
+def test_no_notebook_in_the_repository_carries_outputs() -> None:
+    for path in (path for path in files() if path.suffix == ".ipynb"):
+        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+            assert not cell.get("outputs"), f"{path.name}, cell {number} has outputs: run nbstripout on it"
+            assert cell.get("execution_count") is None, f"{path.name}, cell {number} has an execution count"
+
+
+def test_no_text_names_a_package_registry_or_a_path_of_one_machine() -> None:
+    # Written with a gap, so that this file passes its own test.
+    gapped = "/wo rk/;sha red/data;/ro ot/;py pi.org;python hosted.org;registry.npm js;deb.de bian"
+    words = gapped.replace(" ", "").split(";")
+    pattern = re.compile("|".join(map(re.escape, words)).encode())
+    paths = [path for path in files() if path.suffix not in {".png", ".woff2", ".parquet", ".safetensors"}]
+    assert Path(__file__).resolve() in paths
+    found = {
+        str(path.relative_to(ROOT)): hit[0].decode() for path in paths if (hit := pattern.search(path.read_bytes()))
+    }
+    assert not found
+
+
+def test_nothing_computed_or_installed_is_in_the_repository() -> None:
+    computed = {".venv", "build", "generated", "__pycache__", "_build", ".ipynb_checkpoints", "node_modules"}
+    wrong = [str(path.relative_to(ROOT)) for path in files() if computed & set(path.relative_to(ROOT).parts)]
+    assert not wrong
