@@ -1,0 +1,74 @@
+"""Made-up records with known numbers, for the tests of everything that reads records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from zoolib import runtime
+from zoolib.data import manifests
+from zoolib.grid import grid
+from zoolib.results import Result, ResultStore
+from zoolib.spec import RunSpec
+
+LEVEL = {"scratch": 50.0, "finetune": 80.0, "ensemble": 85.0, "zoo_tuning": 84.0, "lite_zoo_tuning": 82.0}
+LAYERS = ("stem", "layer1.conv1", "layer1.conv2", "layer2.conv1", "layer2.conv2")
+
+
+def accuracy(spec: RunSpec) -> float:
+    """The made-up test accuracy: a level for each method and member, plus the seed."""
+    members = [member.name for member in manifests.hub(spec.hub).members]
+    return LEVEL.get(spec.method, 88.0) + 2 * (members.index(spec.member) if spec.member else 0) + spec.seed
+
+
+def result(spec: RunSpec) -> Result:
+    """A whole record: accuracy as above, curves of three points, samples of four test images in each class."""
+    rng = np.random.default_rng(spec.seed)
+    members = [member.name for member in manifests.hub(spec.hub).members]
+    classes = manifests.dataset(spec.dataset).num_classes
+    top = accuracy(spec)
+    terms = ("task", "explore", "exploit") if spec.method == "hub_pathway" else ("task",)
+    rows = [(i, "val", "top1_accuracy", top - 10 / i) for i in (1, 2, 4)]
+    rows += [(i, "train", term, (2 + n) / i) for i in (1, 2, 4) for n, term in enumerate(terms)]
+    labels = np.repeat(np.arange(classes), 4)
+    samples = pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "prediction": labels, "confidence": 0.75})
+    if spec.method == "hub_pathway":
+        raw = rng.random((len(labels), len(members))) + np.eye(len(members))[labels % len(members)]
+        samples[[f"weight:{name}" for name in members]] = raw / raw.sum(1, keepdims=True)
+    if "zoo" in spec.method:
+        for i, layer in enumerate(LAYERS):
+            samples[f"gates:{layer}"] = list(np.clip(0.2 * i + 0.1 * rng.random((len(labels), len(members))), 0, 1))
+    metrics = {
+        "test": {"top1_accuracy": top},
+        "val": {"top1_accuracy": top - 1},
+        "cost": {"seconds": 60.0 + spec.seed, "params_m": 3.4, "gmacs": 0.4, "images_per_second": 128.0},
+    }
+    provenance = {
+        "commit": "0123456789abcdef",
+        "dirty": False,
+        "code": runtime.code_fingerprint(),
+        "machine": {"cpu": "Test CPU", "cores": 2, "gpu": ""},
+        "threads": 1,
+        "started": "2026-11-21T10:00:00+00:00",
+        "data_variant": "",
+    }
+    return Result(
+        spec,
+        metrics,
+        provenance,
+        ["the generator is smaller than the paper's"] if spec.method == "hub_pathway" else [],
+        None if spec.method == "ensemble" else pd.DataFrame(rows, columns=["iteration", "split", "term", "value"]),
+        samples,
+    )
+
+
+def fill(
+    store: ResultStore, dataset: str, hub: str, methods: str | Sequence[str] = "all", profile: str = "mini"
+) -> list[RunSpec]:
+    """Save a record of every run of a grid, and return its specifications."""
+    specs = grid("cls", dataset, hub, methods, profile)
+    for spec in specs:
+        store.save(result(spec))
+    return specs

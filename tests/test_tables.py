@@ -1,0 +1,162 @@
+"""Tables, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from zoolib import reference, tables
+from zoolib.grid import grid
+from zoolib.results import Result, ResultStore
+from zoolib.spec import ZoolibError
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    store = ResultStore(tmp_path_factory.mktemp("records"))
+    synthetic.fill(store, "digits", "digits-zoo")
+    synthetic.fill(store, "cifar100", "imagenet-lite")
+    return store
+
+
+def scratch_runs(root: Path, values: list[float]) -> pd.DataFrame:
+    store = ResultStore(root)
+    for spec, value in zip(
+        grid("cls", "cars", "imagenet-lite", ["scratch"], "mini", range(len(values))), values, strict=True
+    ):
+        store.save(Result(spec, {"test": {"top1_accuracy": value}, "val": {"top1_accuracy": 0.0}}))
+    return store.frame()
+
+
+def test_mean_and_std_over_seeds_are_those_computed_by_hand(tmp_path: Path):
+    table = tables.compare(scratch_runs(tmp_path, [60.0, 62.0, 67.0]), reference.beside("cars", "imagenet-lite"))
+    row = table.set_index("method").loc["scratch"]
+    assert row["mean"] == 63.0
+    assert row["std"] == pytest.approx(13.0**0.5)  # (9 + 1 + 16) / (3 - 1)
+    assert row["seeds"] == 3 and row["stamp"] == "recomputed here"
+    assert tables.text(table).loc["From scratch", "here (%)"] == "63.0 ± 3.6"
+
+
+def test_one_seed_has_no_std(tmp_path: Path):
+    text = tables.text(tables.compare(scratch_runs(tmp_path, [60.04]), reference.beside("cars", "imagenet-lite")))
+    assert text.loc["From scratch", "here (%)"] == "60.0" and text.loc["From scratch", "seeds"] == "1"
+
+
+def test_the_paper_stands_beside_ours_and_what_is_missing_says_so(store: ResultStore):
+    frame = store.frame(dataset="cifar100")
+    text = tables.text(tables.compare(frame, reference.beside("cifar100", "imagenet-lite")))
+    assert text.loc["Hub-Pathway"].tolist() == ["89.0 ± 1.0", "3", "recomputed here", "89.01 ± 0.06"]
+    assert text.loc["From scratch", "paper (%)"] == "not in the paper"
+    assert text.loc["Fine-tuning, EfficientNet-Lite1", "here (%)"] == "83.0 ± 1.0"
+    assert text.loc["Fine-tuning, Swin-T"].tolist() == ["not run", "", "", "84.37 ± 0.12"]
+    assert text.loc["Distillation", "here (%)"] == "not run"
+
+
+def test_planned_runs_without_a_record_say_not_run_and_partial_ones_how_many(store: ResultStore):
+    specs = grid("cls", "digits", "digits-zoo", ["scratch", "zoo_tuning"], "mini", 5)
+    frame = store.frame(specs, method="scratch", seed=[0, 1])
+    text = tables.text(tables.compare(frame, reference.beside("digits", "digits-zoo"), specs=specs))
+    assert text.loc["Zoo-Tuning", "here (%)"] == "not run"
+    assert text.loc["From scratch", "seeds"] == "2 of 5"
+    nothing = tables.compare(frame[:0], reference.beside("digits", "digits-zoo"), specs=specs)
+    assert tables.text(nothing)["here (%)"].tolist() == ["not run", "not run"]
+
+
+def test_rows_come_in_the_order_of_the_methods_and_of_the_hub(store: ResultStore):
+    table = tables.compare(store.frame(dataset="digits"), reference.beside("digits", "digits-zoo"))
+    assert table["title"].tolist() == [
+        "From scratch",
+        "Fine-tuning, Rotation",
+        "Fine-tuning, Jigsaw",
+        "Fine-tuning, Corruption",
+        "Ensemble",
+        "Zoo-Tuning",
+        "Lite Zoo-Tuning",
+        "Hub-Pathway",
+    ]
+
+
+def test_random_members_do_not_stand_beside_the_pretrained_ones_of_the_paper(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    specs = synthetic.fill(store, "cars", "resnet50-random")
+    text = tables.text(tables.compare(store.frame(specs), reference.beside("cars", "resnet50-random"), specs=specs))
+    assert text.loc["Fine-tuning, MoCo (random)", "paper (%)"] == "not in the paper"
+    assert text.loc["Fine-tuning, MoCo"].tolist() == ["not run", "", "", "85.38"]
+
+
+def test_a_mix_of_origins_is_counted(tmp_path: Path):
+    committed, here = ResultStore(tmp_path / "committed"), ResultStore(tmp_path / "here", tmp_path / "committed")
+    specs = synthetic.fill(committed, "digits", "imagenet-lite", ["scratch"])
+    here.save(synthetic.result(specs[1]))
+    table = tables.compare(here.frame(specs), reference.beside("digits", "imagenet-lite"))
+    assert table["stamp"][0] == "committed 0123456 (2), recomputed here (1)"
+
+
+def test_two_values_of_an_option_are_two_rows(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for k in (1, 2):
+        for spec in grid("cls", "digits", "imagenet-lite", ["hub_pathway"], "mini", 1, top_k=k):
+            store.save(synthetic.result(spec))
+    titles = tables.compare(store.frame(), reference.beside("digits", "imagenet-lite"))["title"].tolist()
+    assert len(titles) == 2 and "top_k=1" in titles[0] and "top_k=2" in titles[1]
+
+
+def test_what_cannot_be_compared_is_refused(store: ResultStore):
+    with pytest.raises(ZoolibError, match="one dataset, not"):
+        tables.compare(store.frame(), reference.published("table1_homogeneous"))
+    frame = store.frame(dataset="digits", method="scratch")
+    with pytest.raises(ZoolibError, match="two records of one seed of From scratch"):
+        tables.compare(pd.concat([frame, frame]), reference.beside("digits", "digits-zoo"))
+
+
+def test_the_note_names_every_reason_that_numbers_do_not_compare(store: ResultStore):
+    note = tables.note(store.frame(dataset="digits"))
+    for reason in ("the profile is mini", "the paper has no digits", "the hub is digits-zoo"):
+        assert reason in note
+    cars = store.frame(dataset="cifar100").assign(dataset="cars", data="train-80-20-112px", profile="paper")
+    assert "the official test images are absent" in tables.note(cars) and "profile" not in tables.note(cars)
+
+
+def test_markdown_is_a_table_with_numbers_to_the_right():
+    frame = pd.DataFrame({"value": ["1.0", "—"], "word": ["a|b", "c"]}, index=pd.Index(["x", "y"], name="method"))
+    assert tables.markdown(frame).splitlines() == [
+        "| method | value | word |",
+        "| --- | ---: | --- |",
+        "| x | 1.0 | a\\|b |",
+        "| y | — | c |",
+    ]
+
+
+def test_costs_are_means_over_seeds(store: ResultStore):
+    costs = tables.costs(store.frame(dataset="digits"))
+    assert costs.loc["Zoo-Tuning"].tolist() == ["61", "128", "3.40", "0.400"]  # seconds: mean of 60, 61, 62
+    assert len(costs) == 8
+
+
+def test_differences_list_settings_and_options_that_are_not_the_papers(store: ResultStore):
+    table = tables.differences(store.records(dataset="digits"))
+    assert table.loc["image_size"].tolist() == ["32", "224", "all"]
+    assert table.loc["generator_width"].tolist() == ["16", "64", "Hub-Pathway"]
+    assert "lr" not in table.index and "top_k" not in table.index
+    paper = [synthetic.result(spec) for spec in grid("cls", "cifar100", "imagenet-lite", "all", "paper", 1)]
+    assert tables.differences(paper).empty
+
+
+def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
+    table = tables.deviations(store.records(dataset="digits"))
+    assert table.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}
+
+
+def test_the_summary_names_profile_seeds_commit_machine_and_date(store: ResultStore):
+    summary = tables.summary(store.records(dataset="digits"))
+    assert "\n" not in summary
+    for part in ("profile: mini", "seeds: 0, 1, 2", "24 recomputed here", "commit: 0123456", "Test CPU (1 thread)"):
+        assert part in summary
+    assert "2026-11-21" in summary and "code: " in summary
+    assert "nothing here is a measured number" in tables.summary([])
+    dirty = synthetic.result(grid("cls", "digits", "digits-zoo", ["scratch"], "mini", 1)[0])
+    dirty.provenance["dirty"] = True
+    assert "0123456 with local changes" in tables.summary([dirty])

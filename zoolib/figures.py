@@ -1,0 +1,269 @@
+"""Figures of the book: each function takes a tidy frame and returns a Figure, which the caller shows or saves.
+
+No torch. A method, and a member of a hub, has the same colour in every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from zoolib.data import manifests
+from zoolib.spec import ZoolibError, unknown
+from zoolib.tables import order, title
+
+# Okabe and Ito's palette for methods, Paul Tol's muted one for hub members: both survive colour blindness and print.
+METHOD_COLOURS = {
+    "scratch": "#222222",
+    "finetune": "#0072B2",
+    "ensemble": "#56B4E9",
+    "zoo_tuning": "#D55E00",
+    "lite_zoo_tuning": "#E69F00",
+    "hub_pathway": "#009E73",
+}
+MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
+_TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "Exploration loss", "exploit": "Exploitation loss"}
+_HEAT = "cividis"
+_STYLE: dict[Any, Any] = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "svg.hashsalt": "zoolib",
+}
+_WIDTH = 7.0  # inches
+
+P = ParamSpec("P")
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def method_colour(method: str) -> str:
+    """The colour of a method. Raises ZoolibError for one that the palette lacks."""
+    if method not in METHOD_COLOURS:
+        raise unknown("method in the palette", method, METHOD_COLOURS)
+    return METHOD_COLOURS[method]
+
+
+def member_colours(members: Sequence[str]) -> dict[str, str]:
+    """The colours of a hub's members, given in the hub's order."""
+    return {name: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, name in enumerate(members)}
+
+
+def _single(frame: pd.DataFrame, *names: str) -> None:
+    if frame.empty:
+        raise ZoolibError("nothing to draw: the frame is empty; compute the runs first, or widen its filters")
+    for name in names:
+        if frame[name].nunique() > 1:
+            raise ZoolibError(f"a figure shows one {name}, not {', '.join(frame[name].unique())}; filter the frame")
+
+
+@_styled
+def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float | None = None) -> Figure:
+    """Test accuracy of every method: a dot for each seed, a bar for their mean, a line for chance (percent).
+
+    Raises ZoolibError when the frame is empty or mixes datasets, hubs or profiles.
+    """
+    frame = frame[(frame["metric"] == metric) & (frame["split"] == "test")]
+    _single(frame, "dataset", "hub", "profile")
+    rows = order(frame)
+    several = frame.groupby(["method", "member"])["options"].nunique()
+    figure = Figure(figsize=(_WIDTH, 0.75 + 0.34 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for y, (method, member, options) in enumerate(rows):
+        chosen = frame[(frame[["method", "member", "options"]] == [method, member, options]).all(axis=1)]
+        values = chosen.sort_values("seed")["value"].to_numpy()
+        colour, mean = method_colour(method), values.mean()
+        spread = (
+            y + np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [y]
+        )  # so that equal seeds stay visible
+        axes.plot(
+            [mean, mean], [y - 0.34, y + 0.34], color=colour, lw=2.5, alpha=0.55, solid_capstyle="butt", gid="mean"
+        )
+        axes.plot(values, spread, "o", ms=5.5, mec="white", mew=0.6, color=colour, gid="seeds")
+        axes.annotate(f"{mean:.1f}", (values.max(), y), (7, 0), textcoords="offset points", va="center", size=8.5)
+    names = [title(m, k, frame["hub"].iloc[0]) + (f" ({o})" if several[m, k] > 1 else "") for m, k, o in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color="0.9")
+    axes.set_xlim(*_room(frame["value"].to_numpy(), chance))
+    axes.set_xlabel("Test accuracy (%)")
+    if chance is not None:
+        axes.axvline(chance, color="0.35", lw=1, ls=(0, (3, 2)), gid="chance")
+        axes.annotate(
+            "chance", (chance, 1), (3, 1), xycoords=("data", "axes fraction"), textcoords="offset points", size=8.5
+        )
+    return figure
+
+
+def _room(values: np.ndarray, chance: float | None) -> tuple[float, float]:
+    """Axis limits that start at zero where chance is shown and leave room for the labels of the means."""
+    low = 0.0 if chance is not None else max(0.0, values.min() - 0.1 * (np.ptp(values) + 1))
+    return low, values.max() + 0.09 * (values.max() - low) + 0.1
+
+
+@_styled
+def training_curves(curves: pd.DataFrame) -> Figure:
+    """Validation accuracy and every recorded loss term over training: the mean over seeds, in a band from min to max.
+
+    Raises ZoolibError when the frame is empty or mixes datasets, hubs or profiles.
+    """
+    _single(curves, "dataset", "hub", "profile")
+    curves = curves.assign(options="")
+    train, rows, hub = curves[curves["split"] == "train"], order(curves), curves["hub"].iloc[0]
+    panels = [("val", "top1_accuracy", "Validation accuracy (%)")]
+    terms = [term for term in _TERMS if term in set(train["term"])]
+    if "task" in terms and "loss" in terms and len(terms) == 2:
+        terms.remove("loss")  # the same curve twice
+    panels += [("train", term, _TERMS[term]) for term in terms]
+    panels = [panel for panel in panels if len(_of(curves, *panel[:2]))]
+    columns = min(2, len(panels))
+    depth = -(-len(panels) // columns)
+    figure = Figure(figsize=(_WIDTH, 2.5 * depth + 0.22 * -(-len(rows) // 3)), layout="constrained")
+    grid = figure.subplots(depth, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    handles: dict[str, Line2D] = {}
+    for axes, (split, term, heading) in zip(grid, panels, strict=False):
+        shown = _of(curves, split, term)
+        for method, member, _ in rows:
+            line = _band(axes, shown[(shown["method"] == method) & (shown["member"] == member)], method, member, hub)
+            handles |= {title(method, member, hub): line} if line is not None else {}
+        axes.set_title(heading)
+        axes.set_xlabel("Iteration")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(color="0.92")
+        axes.margins(x=0.01)
+    figure.legend(
+        list(handles.values()), list(handles), loc="outside lower center", ncols=min(3, len(handles)), handlelength=2.6
+    )
+    return figure
+
+
+def _of(curves: pd.DataFrame, split: str, term: str) -> pd.DataFrame:
+    return curves[(curves["split"] == split) & (curves["term"] == term)]
+
+
+def _band(axes: Axes, chosen: pd.DataFrame, method: str, member: str, hub: str) -> Line2D | None:
+    if chosen.empty:
+        return None
+    seeds = chosen.groupby("iteration")["value"].agg(["mean", "min", "max"])
+    names = [m.name for m in manifests.hub(hub).members]
+    dashes = _DASHES[names.index(member) % len(_DASHES)] if member in names else "-"
+    colour = method_colour(method)
+    axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=colour, alpha=0.15, lw=0)
+    return axes.plot(seeds.index, seeds["mean"], color=colour, ls=dashes, label=f"{method}/{member}")[0]
+
+
+def _weights(samples: pd.DataFrame) -> pd.DataFrame:
+    """The pathway weights of each sample, one column a member in the hub's order. Raises ZoolibError without any."""
+    found = samples.filter(like="weight:")
+    if found.empty:
+        raise ZoolibError("these samples hold no pathway weights; pass the samples of a hub_pathway run")
+    return found.rename(columns=lambda name: str(name).removeprefix("weight:"))
+
+
+@_styled
+def pathway_weights(
+    samples: pd.DataFrame, classes: Sequence[str] | None = None, titles: Sequence[str] | None = None
+) -> Figure:
+    """Hub-Pathway's mean weight of every member: over the whole test split, and for each class.
+
+    `samples` has one row a test sample (several seeds concatenated), `titles` names the members in the hub's order.
+    Raises ZoolibError when the samples hold no `weight:<member>` columns.
+    """
+    weights = _weights(samples)
+    names = list(titles or weights.columns)
+    labels = samples["label"].to_numpy()
+    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 3))
+    overall = weights.mean()
+    colours = [member_colours(list(weights.columns))[name] for name in weights.columns]
+    left.barh(names, overall, color=colours, height=0.6)
+    left.axvline(1 / len(names), color="0.35", lw=1, ls=(0, (3, 2)))
+    left.annotate(
+        "equal",
+        (1 / len(names), 1),
+        (3, 1),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        size=8.5,
+    )
+    for y, value in enumerate(overall):
+        left.annotate(f"{value:.2f}", (value, y), (4, 0), textcoords="offset points", va="center", size=8.5)
+    left.invert_yaxis()
+    left.set_xlim(0, max(overall.max(), 1 / len(names)) * 1.25)
+    left.tick_params(axis="y", length=0)
+    left.set_xlabel("Mean weight")
+    by_class = weights.groupby(labels).mean()
+    few = len(by_class) <= 20
+    image = _heat(right, by_class.to_numpy(), names)
+    if few:
+        right.set_yticks(range(len(by_class)), [classes[i] if classes else str(i) for i in by_class.index])
+    right.set_ylabel("Class" if few else f"Class (0 to {by_class.index.max()})")
+    figure.colorbar(image, ax=right, label="Mean weight", pad=0.02).outline.set_visible(False)
+    return figure
+
+
+@_styled
+def gating_heatmap(samples: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
+    """Zoo-Tuning's mean gate of every member in every layer, from the input (top) to the output.
+
+    `samples` has one row a test sample and one list column `gates:<layer>` a layer, with a gate in (0, 1) for each
+    member. Raises ZoolibError when it has none.
+    """
+    layers = [str(name) for name in samples.columns if str(name).startswith("gates:")]
+    if not layers:
+        raise ZoolibError("these samples hold no gates; pass the samples of a zoo_tuning run")
+    gates = np.stack([np.stack(list(samples[name])).astype(float).mean(0) for name in layers])  # (L, M)
+    names = list(titles or (f"member {i + 1}" for i in range(gates.shape[1])))
+    figure = Figure(
+        figsize=(_WIDTH * 0.8, 1.5 + (0.24 if len(layers) <= 20 else 0.15) * len(layers)), layout="constrained"
+    )
+    axes = figure.subplots()
+    image = _heat(axes, gates, names, low=None)
+    axes.set_yticks(range(len(layers)), [name.removeprefix("gates:") for name in layers])
+    axes.tick_params(axis="y", labelsize=7.5 if len(layers) > 20 else 8.5)
+    axes.set_ylabel("Layer")
+    figure.colorbar(image, ax=axes, label="Mean gate", pad=0.02).outline.set_visible(False)
+    return figure
+
+
+def _heat(axes: Axes, values: np.ndarray, names: Sequence[str], low: float | None = 0.0) -> AxesImage:
+    """Draw values (rows, members) as a heat map with the members along the bottom."""
+    image = axes.imshow(values, aspect="auto", cmap=_HEAT, vmin=low, interpolation="nearest")
+    slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
+    axes.set_xticks(range(len(names)), names, **slanted)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return image

@@ -1,0 +1,263 @@
+"""Tables of the book: ours beside the papers', cost, what differs, provenance. Tidy frames in, frames out; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+
+from zoolib import reference
+from zoolib.data import manifests
+from zoolib.methods import METHODS
+from zoolib.results import RECOMPUTED, Result
+from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError
+
+NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper"
+_UNITS = {"top1_accuracy": "%"}
+_COSTS = {  # metric -> heading, digits
+    "seconds": ("training (s)", 0),
+    "images_per_second": ("images/s", 0),
+    "params_m": ("params (M)", 2),
+    "trainable_params_m": ("trained (M)", 2),
+    "gmacs": ("GMACs", 3),
+    "peak_memory_mb": ("memory (MB)", 0),
+}
+
+Row = tuple[str, str, str]  # method, member, options
+
+
+def title(method: str, member: str = "", hub: str = "") -> str:
+    """How tables and figures call a method, or the fine-tuning of one member."""
+    name = METHODS[method].title if method in METHODS else reference.OTHERS.get(method, method)
+    return f"{name}, {_member_title(member, hub)}" if member else name
+
+
+def _member_title(member: str, hub: str) -> str:
+    known = {m.name: m.title for m in manifests.hub(hub).members} if hub else {}
+    return known.get(member) or reference.SINGLES.get(member, member)
+
+
+def order(frame: pd.DataFrame) -> list[Row]:
+    """The (method, member, options) that occur, in the order of METHODS and of the hub's members."""
+    members: dict[str, int] = {}
+    for hub in frame["hub"].unique():
+        members |= {m.name: i for i, m in enumerate(manifests.hub(hub).members)}
+    methods = {name: i for i, name in enumerate(METHODS)}
+    rows = {(str(a), str(b), str(c)) for a, b, c in frame[["method", "member", "options"]].itertuples(index=False)}
+    return sorted(rows, key=lambda row: (methods.get(row[0], len(methods)), members.get(row[1], len(members)), row))
+
+
+def opening(specs: Sequence[RunSpec]) -> str:
+    """What a page shows, in one sentence: dataset, hub, profile, seeds and methods of one grid."""
+    spec = specs[0]
+    data, hub, seeds = manifests.dataset(spec.dataset), manifests.hub(spec.hub), {s.seed for s in specs}
+    names = list(dict.fromkeys(title(s.method) for s in specs))
+    return (
+        f"**{data.title}** (`{data.name}`, {data.num_classes} classes) from **{hub.title}** (`{hub.name}`, "
+        f"{len(hub.members)} models); profile `{spec.profile}`, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
+        f"methods: {', '.join(names)}."
+    )
+
+
+def compare(
+    frame: pd.DataFrame,
+    published: pd.DataFrame,
+    metric: str = "top1_accuracy",
+    specs: Sequence[RunSpec] = (),
+    split: str = "test",
+) -> pd.DataFrame:
+    """One row a method: our mean and standard deviation (n - 1) over seeds beside the published value.
+
+    Columns: method, member, title, mean, std, seeds, planned, stamp, paper, paper_std. A row of `specs` or of the paper
+    that has no record has seeds 0. `attrs["note"]` says why the numbers do not compare with the paper's.
+    Raises ZoolibError when the frame mixes datasets, hubs or profiles, or holds one seed twice.
+    """
+    for name in ("dataset", "hub", "profile"):
+        if frame[name].nunique() > 1:
+            raise ZoolibError(f"compare takes one {name}, not {', '.join(frame[name].unique())}; filter the frame")
+    ours = frame[(frame["metric"] == metric) & (frame["split"] == split)]
+    hub = next(iter([*frame["hub"], *(spec.hub for spec in specs)]), "")
+    planned = pd.DataFrame([_plan(spec) for spec in specs], columns=["method", "member", "options", "seed", "hub"])
+    theirs = published[published["metric"] == metric].set_index("method")
+    pretrained = {m.name for m in manifests.hub(hub).members if m.weights != "random"} if hub else set()
+    keys = order(pd.concat([ours[list(planned.columns)], planned], ignore_index=True))
+    variants = pd.Series([key[:2] for key in keys]).value_counts()
+    rows = []
+    for key in keys:
+        chosen = ours[(ours[["method", "member", "options"]] == list(key)).all(axis=1)]
+        if chosen["seed"].duplicated().any():
+            raise ZoolibError(f"two records of one seed of {title(*key[:2], hub)}; pass the frame of one grid of specs")
+        suffix = f" ({key[2]})" if variants[key[:2]] > 1 else ""
+        wanted = len(planned[(planned[["method", "member", "options"]] == list(key)).all(axis=1)])
+        rows.append({"method": key[0], "member": key[1], "title": title(*key[:2], hub) + suffix, "planned": wanted})
+        rows[-1] |= _seeds(chosen) | _paper(theirs, key[0] if not key[1] else key[1] if key[1] in pretrained else "")
+    shown = {row["method"] for row in rows} | (pretrained & {row["member"] for row in rows})
+    for name in (name for name in theirs.index if name not in shown):
+        method, member = ("finetune", name) if name in reference.SINGLES else (name, "")
+        rows.append({"method": method, "member": member, "title": title(method, member), "planned": 0})
+        rows[-1] |= _seeds(ours[:0]) | _paper(theirs, name)
+    columns = ["method", "member", "title", "mean", "std", "seeds", "planned", "stamp", "paper", "paper_std"]
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs = {"metric": metric, "note": note(frame) if len(frame) else ""}
+    return table
+
+
+def _plan(spec: RunSpec) -> tuple[str, str, str, int, str]:
+    options = ", ".join(f"{name}={value}" for name, value in spec.options)
+    return spec.method, spec.member, options, spec.seed, spec.hub
+
+
+def _seeds(chosen: pd.DataFrame) -> dict[str, Any]:
+    commits = chosen["commit"].fillna("").astype(str).str[:7]
+    stamps = chosen["origin"].where(chosen["origin"] == RECOMPUTED, (chosen["origin"] + " " + commits).str.rstrip())
+    counts = stamps.value_counts(sort=False)
+    stamp = ", ".join(f"{name} ({count})" if len(counts) > 1 else str(name) for name, count in counts.items())
+    mean, std = chosen["value"].mean(), chosen["value"].std()
+    return {"mean": mean, "std": std, "seeds": len(chosen), "stamp": stamp or NOT_RUN}
+
+
+def _paper(theirs: pd.DataFrame, name: str) -> dict[str, float]:
+    found = theirs[theirs.index == name]
+    return {"paper": found["value"].mean(), "paper_std": found["std"].mean()}  # no row: nan
+
+
+def note(frame: pd.DataFrame) -> str:
+    """Why a frame's numbers do not compare with the paper's, in one sentence; empty where they do."""
+    reasons = []
+    for name in frame["profile"].unique():
+        if name != "paper":
+            described = PROFILES[name].description if name in PROFILES else "not a packaged profile"
+            reasons.append(f"the profile is {name} ({described})")
+    for dataset in frame["dataset"].unique():
+        if manifests.dataset(dataset).paper_column is None:
+            reasons.append(f"the paper has no {dataset}")
+    for hub in frame["hub"].unique():
+        if not reference.is_papers_hub(hub):
+            reasons.append(f"the hub is {hub}, not the paper's")
+    for dataset, name in frame[["dataset", "data"]].drop_duplicates().itertuples(index=False):
+        for variant in manifests.dataset(dataset).variants:
+            if variant.name == name and not variant.official:
+                reasons.append(f"the data is the variant {name} ({variant.note.strip()})")
+    return f"Not comparable with the paper: {'; '.join(reasons)}." if reasons else ""
+
+
+def text(table: pd.DataFrame) -> pd.DataFrame:
+    """A comparison as a reader sees it: `mean ± std`, the words for what is missing, one row a method."""
+    unit = _UNITS.get(table.attrs.get("metric", ""), "")
+    unit = f" ({unit})" if unit else ""
+    columns: dict[str, list[str]] = {f"here{unit}": [], "seeds": [], "computed": [], f"paper{unit}": []}
+    here, seeds, computed, paper = columns.values()
+    for row in table.to_dict("records"):
+        n, planned = row["seeds"], row["planned"]
+        here.append(_plus_minus(row["mean"], row["std"], 1) if n else NOT_RUN)
+        seeds.append(f"{n} of {planned}" if 0 < n < planned else str(n) if n else "")
+        computed.append(row["stamp"] if n else "")
+        paper.append(NOT_IN_PAPER if pd.isna(row["paper"]) else _plus_minus(row["paper"], row["paper_std"], 2))
+    return pd.DataFrame(columns, index=pd.Index(table["title"], name="method"))
+
+
+def _plus_minus(value: float, std: float, digits: int) -> str:
+    return f"{value:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A frame as a Markdown table: its index first, columns of numbers to the right."""
+    flat = table.reset_index() if table.index.name else table
+    rows = [["" if pd.isna(v) else str(v) for v in row] for row in flat.itertuples(index=False)]
+    numeric = [bool(rows) and all(row[i][:1].isdigit() or row[i] == "—" for row in rows) for i in range(flat.shape[1])]
+    lines = [[str(name) for name in flat.columns], ["---:" if right else "---" for right in numeric], *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines)
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each method costs, as text: the mean over seeds of the recorded cost metrics."""
+    frame = frame[frame["split"] == "cost"]
+    rows = {}
+    for method, member, options in order(frame):
+        chosen = frame[(frame[["method", "member", "options"]] == [method, member, options]).all(axis=1)]
+        means = chosen.groupby("metric")["value"].mean()
+        name = title(method, member, chosen["hub"].iloc[0])
+        name = name if name not in rows else f"{name} ({options})"
+        rows[name] = {
+            heading: f"{means[metric]:,.{digits}f}" if pd.notna(means.get(metric)) else "—"
+            for metric, (heading, digits) in _COSTS.items()
+            if metric in set(frame["metric"])
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def differences(records: Sequence[Result]) -> pd.DataFrame:
+    """What was set otherwise than in the `paper` profile, among what can change a number: here, paper, methods."""
+    paper = PROFILES["paper"]
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for result in records:
+        spec = result.spec
+        theirs, name = paper.resolve(spec.dataset), title(spec.method)
+        pairs = [
+            (f.name, getattr(spec.settings, f.name), getattr(theirs, f.name))
+            for f in fields(Settings)
+            if f.name != "eval_every"
+        ]
+        card = METHODS.get(spec.method)
+        defaults = {**(card.options if card else {}), **paper.options.get(spec.method, {})}
+        pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]
+        for setting, here, there in pairs:
+            if here != there:
+                methods = found.setdefault((setting, _words(setting, here), _words(setting, there)), [])
+                methods += [name] if name not in methods else []
+    everyone = {title(result.spec.method) for result in records}
+    rows = [(*key, "all" if set(names) == everyone else ", ".join(names)) for key, names in found.items()]
+    return pd.DataFrame(rows, columns=["setting", "here", "paper", "methods"]).set_index("setting")
+
+
+def _words(setting: str, value: Any) -> str:
+    if setting in ("train_per_class", "test_limit") and value == 0:
+        return "all"
+    return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def deviations(records: Sequence[Result]) -> pd.DataFrame:
+    """The deviations from the papers that the runs recorded themselves, with their reasons: methods, deviation."""
+    found: dict[str, list[str]] = {}
+    for result in records:
+        for sentence in result.deviations:
+            names = found.setdefault(sentence, [])
+            name = title(result.spec.method)
+            names += [name] if name not in names else []
+    rows = [(", ".join(names), sentence) for sentence, names in found.items()]
+    return pd.DataFrame(rows, columns=["methods", "deviation"]).set_index("methods")
+
+
+def summary(records: Sequence[Result]) -> str:
+    """Where the numbers of a page come from, in one line."""
+    if not records:
+        return "No run of this page has been computed yet: nothing here is a measured number."
+    seeds = sorted({result.spec.seed for result in records})
+    origins = [f"{count} {stamp}" for stamp, count in pd.Series([r.stamp for r in records]).value_counts().items()]
+    parts = {
+        "profile": _distinct(result.spec.profile for result in records),
+        "seeds": ", ".join(map(str, seeds)),
+        "runs": f"{len(records)} ({', '.join(origins)})",
+        "commit": _distinct(_commit(result.provenance) for result in records),
+        "machine": _distinct(_machine(result) for result in records),
+        "data": _distinct(result.data for result in records),
+        "date": _distinct(result.date for result in records),
+        "code": _distinct(str(result.provenance.get("code") or "") for result in records),
+    }
+    return " · ".join(f"{name}: {value}" for name, value in parts.items() if value)
+
+
+def _distinct(values: Iterable[str]) -> str:
+    return ", ".join(sorted({value for value in values if value}))
+
+
+def _commit(provenance: Mapping[str, Any]) -> str:
+    commit = str(provenance.get("commit") or "unknown")[:7]
+    return f"{commit} with local changes" if provenance.get("dirty") else commit
+
+
+def _machine(result: Result) -> str:
+    threads = result.provenance.get("threads")
+    return result.machine + (f" ({threads} thread{'s' if threads != 1 else ''})" if threads else "")
