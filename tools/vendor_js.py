@@ -1,0 +1,89 @@
+"""Copy the browser files that the offline book needs from an npm folder into book/_assets/offline.
+
+    npm install --ignore-scripts --no-package-lock && python tools/vendor_js.py && rm -r node_modules
+
+The result is committed, so a reader and the build need no npm; run this only to update a version in package.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "book" / "_assets" / "offline"
+MANAGER = Path("@jupyter-widgets/html-manager/dist")
+
+# AMD modules resolve from this folder whatever the depth of the page ("anywidget" -> anywidget.js); the widget manager
+# asks for MathJax 2's Hub, and the book has MathJax 3.
+REQUIRE_LOCAL = """\
+(() => {
+  const base = new URL(".", document.currentScript.src).href;
+  window.requirejs.config({ baseUrl: base });
+  window.addEventListener("load", () => { if (window.MathJax) window.MathJax.Hub ??= { Queue() {} }; });
+})();
+"""
+
+
+def copy(npm: Path) -> list[Path]:
+    """Copy every vendored file below TARGET; the paths written. Raises FileNotFoundError for a missing one."""
+    import anywidget
+
+    widget = Path(anywidget.__file__).parent / "nbextension" / "index.js"
+    files = {
+        "require.js": npm / "requirejs" / "require.js",
+        "embed-amd.js": npm / MANAGER / "embed-amd.js",
+        "mathjax-tex-svg-full.js": npm / "mathjax" / "es5" / "tex-svg-full.js",
+        "anywidget.js": widget,
+        "LICENSE-mathjax.txt": npm / "mathjax" / "LICENSE",
+    }
+    source = (npm / MANAGER / "embed-amd.js").read_text()
+    for font in sorted((npm / MANAGER).glob("*.woff2")):
+        if font.name in source:  # the manager looks for its icons below either module's name
+            files[f"@jupyter-widgets/{font.name}"] = font
+            files[f"@jupyter-widgets/html-manager/dist/{font.name}"] = font
+    written = []
+    for name, origin in files.items():
+        path = TARGET / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin, path)
+        written.append(path)
+    local = TARGET / "require-local.js"
+    local.write_text(REQUIRE_LOCAL)
+    return [*written, local]
+
+
+def notice(paths: list[Path]) -> str:
+    """A text that names each package, its version and licence, and the SHA-256 of each file."""
+    import anywidget
+
+    versions = json.loads((ROOT / "package.json").read_text())["dependencies"] | {"anywidget": anywidget.__version__}
+    licences = {
+        "@jupyter-widgets/html-manager": "BSD-3-Clause",
+        "mathjax": "Apache-2.0",
+        "requirejs": "MIT",
+        "anywidget": "MIT",
+    }
+    lines = ["Files from other projects, unchanged; written by tools/vendor_js.py.", ""]
+    lines += [f"{name} {version}, {licences[name]}" for name, version in sorted(versions.items())]
+    lines.append("")
+    for path in sorted(paths):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        lines.append(f"{digest}  {path.relative_to(TARGET).as_posix()}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Copy the offline book's browser files out of an npm folder.")
+    parser.add_argument("npm", type=Path, nargs="?", default=ROOT / "node_modules", help="folder node_modules")
+    paths = copy(parser.parse_args().npm)
+    (TARGET / "NOTICE.txt").write_text(notice(paths))
+    size = sum(path.stat().st_size for path in paths) / 1e6
+    print(f"{len(paths)} files, {size:.1f} MB in {TARGET.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

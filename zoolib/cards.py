@@ -1,0 +1,236 @@
+"""Generated Markdown: dataset cards and hub cards from the manifests, the profiles' settings, the table of methods."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zoolib import apidoc
+from zoolib.data import manifests
+from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
+from zoolib.methods import METHODS
+from zoolib.spec import PROFILES, Profile, Settings, ZoolibError
+
+#: settings whose name says it all in the code, in words for the page of profiles
+_MEANING = {
+    "batch_size": "images a step",
+    "iterations": "steps of the optimiser",
+    "lr": "learning rate of every parameter",
+    "momentum": "of stochastic gradient descent",
+    "nesterov": "Nesterov's form of the momentum",
+    "weight_decay": "of every parameter",
+    "gamma": "factor of the learning rate at each milestone",
+    "precision": "auto, float32 or bfloat16; auto takes bfloat16 on GPUs that have it",
+    "channels_last": "memory layout of images and kernels",
+}
+
+# Pieces of Markdown ---------------------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; pipes and line breaks inside cells are made harmless."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _facts(facts: Mapping[str, object]) -> str:
+    """A two-column table of what is stated; entries that are empty are left out."""
+    rows = [(f"**{name}**", value) for name, value in facts.items() if value not in (None, "")]
+    return ":::{div} facts\n" + table(("", ""), rows) + ":::\n"
+
+
+def _link(url: str) -> str:
+    return f"<{url}>" if url.startswith(("https://", "http://")) else url
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _stated(what: str, value: str) -> str:
+    if not value.strip():
+        raise ZoolibError(f"{what} states no licence; add one to its manifest, or say who may use it")
+    return value
+
+
+# Cards ----------------------------------------------------------------------------------------------------------------
+
+
+def dataset_card(manifest: DatasetManifest) -> str:
+    """One dataset's page: what it is, how to get it, its licence and citation, and every known set of files."""
+    licence = _stated(f"dataset {manifest.name!r}", manifest.licence)
+    embedded = manifest.source == "embedded"
+    facts = {
+        "name": f"`{manifest.name}`",
+        "task": "image classification" if manifest.task == "cls" else manifest.task,
+        "classes": _number(manifest.num_classes),
+        "images": f"{_number(manifest.sizes.train)} train, {_number(manifest.sizes.test)} test",
+        "mirrored images": "keep their class: flips are used" if manifest.flip else "change their class: no flips",
+        "source": "embedded: comes with the installed packages"
+        if embedded
+        else "canonical: Parquet files on your disk",
+        "licence": licence,
+        "home page": _link(manifest.homepage),
+        "papers' column": f"`{manifest.paper_column}`" if manifest.paper_column else "none: not in the papers",
+    }
+    parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
+    parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
+    if manifest.variants:
+        parts.append("## Known files\n")
+        parts.append("A run recognises its files by their checksums and records the variant beside every number.\n")
+        parts += [_variant(variant) for variant in manifest.variants]
+    parts += ["## Citation\n", manifest.citation + "\n"]
+    return "\n".join(parts)
+
+
+def _how_to_get(manifest: DatasetManifest) -> str:
+    if manifest.source == "embedded":
+        return f"Nothing to do: `python -m zoolib run cls -p dataset {manifest.name}` works on any machine.\n"
+    return (
+        f"Put `train.parquet` and `test.parquet` into a folder `{manifest.name}/` and name the folder above it:\n\n"
+        f"```bash\nexport ZOOLIB_DATA=/data    # holds {manifest.name}/train.parquet and {manifest.name}/test.parquet\n"
+        f"python -m zoolib run cls -p dataset {manifest.name}\n```\n\n"
+        "The columns are described in [Add a dataset](../extend/dataset.md).\n"
+    )
+
+
+def _variant(variant: Variant) -> str:
+    comparable = "yes" if variant.official else "no: never compare its accuracies with published ones"
+    facts: dict[str, object] = {
+        "what it is": variant.note,
+        "images": f"{_number(variant.sizes.train)} train, {_number(variant.sizes.test)} test",
+        "official split": comparable,
+    }
+    sums = {f"SHA-256, {split}": f"`{digest}`" for split, digest in variant.sha256.items()}
+    return f"### {variant.name}\n\n" + _facts(facts | sums)
+
+
+def hub_card(manifest: HubManifest) -> str:
+    """One hub's page: its members, their pre-training, checksums and licences, and the methods that run on it."""
+    barred = [card.title for card in METHODS.values() if card.homogeneous and not manifest.homogeneous]
+    facts = {
+        "name": f"`{manifest.name}`",
+        "members": len(manifest.members),
+        "architecture": "the same for all members" if manifest.homogeneous else "differs between members",
+        "methods": "all" if not barred else f"all but {' and '.join(barred)}, which need one shared architecture",
+    }
+    rows = [
+        (f"`{member.name}`", _architecture(member), member.pretraining, _number(member.num_features), member.input_size)
+        for member in manifest.members
+    ]
+    parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts), "## Members\n"]
+    parts.append(table(("member", "architecture", "pre-trained on", "features", "input (px)"), rows))
+    parts += [_member(manifest, member) for member in manifest.members]
+    return "\n".join(parts)
+
+
+def _architecture(member: MemberManifest) -> str:
+    library, name = member.architecture.split(":")
+    return f"{library} `{name}`"
+
+
+def _member(hub: HubManifest, member: MemberManifest) -> str:
+    kind, _, where = member.weights.partition(":")
+    weights = {"package": f"Python package `{where}`", "packaged": f"`{where}`, ships with zoolib", "random": "random"}
+    facts: dict[str, object] = {
+        "weights": weights[kind],
+        "SHA-256": f"`{member.sha256}`" if member.sha256 else "",
+        "normalised by": f"mean {_triple(member.mean)}, standard deviation {_triple(member.std)}",
+        "input": f"always resized to {member.input_size} px" if member.fixed_input else "any size",
+        "licence": _stated(f"member {member.name!r} of hub {hub.name!r}", member.licence),
+        "home page": _link(member.url) if member.url else "",
+    }
+    return f"### {member.title}\n\n" + _facts(facts)
+
+
+def _triple(values: tuple[float, float, float]) -> str:
+    return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+# Profiles -------------------------------------------------------------------------------------------------------------
+
+
+def profiles_page() -> str:
+    """The page of all profiles: every setting side by side (bold where it differs from `paper`) and the exceptions."""
+    module = apidoc.read(Path(__file__).with_name("spec.py"), "zoolib.spec")
+    fields = apidoc.fields(module, apidoc.find_class(module, "Settings"))
+    paper = PROFILES["paper"].settings
+    rows: list[tuple[object, ...]] = []
+    for field in fields:
+        values = [getattr(profile.settings, field.name) for profile in PROFILES.values()]
+        shown = [_value(v) if v == getattr(paper, field.name) else f"**{_value(v)}**" for v in values]
+        rows.append((f"`{field.name}`", *shown, _MEANING.get(field.name) or apidoc.prose(field.comment)))
+    seeds = [p.seeds if p.seeds == PROFILES["paper"].seeds else f"**{p.seeds}**" for p in PROFILES.values()]
+    rows.insert(0, ("seeds", *seeds, "runs of each method; tables show mean ± standard deviation over them"))
+    parts = [
+        "# Profiles\n",
+        "A profile fixes everything about data and optimisation that changes a number. Every record carries all of its "
+        "settings, and a page always says which profile its numbers come from.\n",
+        table(("profile", "meant for"), [(f"`{name}`", _description(p)) for name, p in PROFILES.items()]),
+        "## Settings\n",
+        "**Bold** marks a value that differs from the `paper` profile.\n",
+        table(("setting", *(f"`{name}`" for name in PROFILES), "meaning"), rows),
+        "## Exceptions for single datasets and methods\n",
+        *(_exceptions(name, profile) for name, profile in PROFILES.items()),
+    ]
+    return "\n".join(parts)
+
+
+def _description(profile: Profile) -> str:
+    return f"{profile.title}. {profile.description[0].upper()}{profile.description[1:]}."
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(_value(part) for part in value)
+    if isinstance(value, int):
+        return _number(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _exceptions(name: str, profile: Profile) -> str:
+    known = {field.name for field in dataclasses.fields(Settings)}
+    rows = []
+    for dataset, changes in profile.datasets.items():
+        if wrong := set(changes) - known:
+            raise ZoolibError(f"profile {name!r} changes {', '.join(sorted(wrong))} for {dataset}, which is no setting")
+        rows.append((f"dataset `{dataset}`", "; ".join(f"`{key}` {_value(value)}" for key, value in changes.items())))
+    for method, options in profile.options.items():
+        rows.append((f"method `{method}`", "; ".join(f"`{key}` {_value(value)}" for key, value in options.items())))
+    body = table(("for", "changed"), rows) if rows else "None.\n"
+    return f"### {profile.title.split(':')[0]}\n\n{body}"
+
+
+def method_table() -> str:
+    """The table of methods with their options and defaults."""
+    rows = [
+        (f"`{card.name}`", card.summary, "one shared architecture" if card.homogeneous else "any",
+         ", ".join(f"`{key}` = {_value(value)}" for key, value in card.options.items()) or "none")
+        for card in METHODS.values()
+    ]  # fmt: skip
+    return table(("method", "in one line", "hub", "options and defaults"), rows)
+
+
+def dataset_table() -> str:
+    """Every dataset in one line, with a link to its card."""
+    rows = [
+        (f"[{m.title}]({name}.md)", _number(m.num_classes), _number(m.sizes.train), _number(m.sizes.test), m.licence)
+        for name, m in manifests.datasets().items()
+    ]
+    return table(("dataset", "classes", "train", "test", "licence"), rows)
+
+
+def hub_table() -> str:
+    """Every hub in one line, with a link to its card."""
+    rows = [
+        (f"[{m.title}]({name}.md)", f"`{name}`", len(m.members), "shared" if m.homogeneous else "differs")
+        for name, m in manifests.hubs().items()
+    ]
+    return table(("hub", "name", "members", "architecture"), rows)
