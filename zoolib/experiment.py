@@ -32,7 +32,8 @@ def work_dir(spec: RunSpec) -> Path:
 def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Result:
     """Compute one specification, save its record and return it; the runs it needs are computed first where they lack.
 
-    Raises ZoolibError for absent data or weights, a method that does not fit the hub, a loss that is not finite, a full disk.
+    Raises ZoolibError for absent data or weights, a method that does not fit the hub, a loss that is not finite, a
+    full disk.
     """
     from zoolib.data import loaders
     from zoolib.hub import Hub
@@ -44,6 +45,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     manifest = manifests.dataset(spec.dataset)
     data = loaders.load(manifest, spec.settings)
     device = runtime.device()
+    runtime.keep_freed_memory()
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
     code = runtime.code_fingerprint()
 
@@ -74,7 +76,8 @@ def _outcome_of(
     result = store.load(spec) if logits is not None else run(spec, store, report)
     logits = logits if logits is not None else load_logits(work_dir(spec), code)
     assert logits is not None  # run() has just written them
-    return logits, result.metrics["cost"]
+    cost = {name: value for name, value in result.metrics["cost"].items() if value is not None}
+    return logits, cost
 
 
 def _provenance(precision: str, started: datetime.datetime, seconds: float, code: str) -> dict[str, Any]:

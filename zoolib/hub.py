@@ -51,7 +51,7 @@ class HubModel(nn.Module):
 
 
 def last_linear(module: nn.Module) -> tuple[nn.Module, str]:
-    """The parent and attribute of the last Linear layer: the source task's head. Raises ZoolibError if there is none."""
+    """Parent and attribute of the last Linear layer, the source task's head. Raises ZoolibError if there is none."""
     names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     if not names:
         raise ZoolibError(f"{type(module).__name__} has no Linear layer to take as its head")
@@ -60,7 +60,7 @@ def last_linear(module: nn.Module) -> tuple[nn.Module, str]:
 
 
 def architecture(name: str) -> nn.Module:
-    """A randomly initialised network by its manifest name ("timm:…", "torchvision:…", "zoolib:…"), source head included."""
+    """A random network by its manifest name ("timm:…", "torchvision:…", "zoolib:…"), source head included."""
     family, _, model = name.partition(":")
     if family == "zoolib":
         if model not in NETS:
@@ -87,6 +87,8 @@ def weights_file(member: MemberManifest) -> Path:
     source, _, name = member.weights.partition(":")
     if source == "packaged":
         path = packaged_weights(name)
+    elif source == "file":
+        path = Path(name).expanduser()
     else:
         try:
             package = importlib.import_module(name)
@@ -100,7 +102,7 @@ def weights_file(member: MemberManifest) -> Path:
 
 
 def read_weights(path: Path, sha256: str | None = None) -> StateDict:
-    """Tensors of a .pth or .safetensors file; nothing is unpickled beyond tensors. Raises ZoolibError if it is damaged."""
+    """Tensors of a .pth or .safetensors file; nothing else is unpickled. Raises ZoolibError if it is damaged."""
     if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ZoolibError(f"{path}: its sha256 is not the manifest's; delete the file and install it again")
     try:
@@ -137,8 +139,8 @@ def load_in_order(network: nn.Module, state: StateDict, where: str) -> None:
 def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = False) -> HubModel:
     """A member of a hub. Without `keep_head` its source head becomes the identity, so that it returns features.
 
-    `pretrained=False` leaves the random initialisation of torch's current generator. A member whose manifest says "random"
-    has weights of its own, drawn from a seed made of its name.
+    `pretrained=False` leaves the random initialisation of torch's current generator. A member whose manifest says
+    "random" has weights of its own, drawn from a seed made of its name.
     """
     with torch.random.fork_rng(devices=[], enabled=pretrained):
         if pretrained:

@@ -23,8 +23,8 @@ def explore(weights: Tensor) -> Tensor:
 def exploit(member_losses: Tensor, active: Tensor) -> Tensor:
     """Hub-Pathway eq. 5: the sum over models of the mean over data of the task loss of each activated model.
 
-    `member_losses` (B, m) holds l(Theta_i(x), y), `active` (B, m) is true where model i is on x's pathway. The mean runs over
-    all B samples, inactive ones counting zero, as the expectation over the data does.
+    `member_losses` (B, m) holds l(Theta_i(x), y), `active` (B, m) is true where model i is on x's pathway. The mean
+    runs over all B samples, inactive ones counting zero, as the expectation over the data does.
     """
     return torch.where(active, member_losses, member_losses.new_zeros(())).sum(1).mean()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -23,8 +24,22 @@ if TYPE_CHECKING:
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
 
 # What can change a number: the fingerprint of a record covers these files, and not tables, figures or the command line.
-_NUMERIC = ("data/embedded.py", "data/loaders.py", "data/augment.py", "hub.py", "tasks.py", "method.py", "losses.py", "train.py",
-            "recipe.py", "nets.py", "experiment.py", "layers/*.py", "methods/*.py", "weights/**/*.safetensors")  # fmt: skip
+_NUMERIC = (
+    "data/embedded.py",
+    "data/loaders.py",
+    "data/augment.py",
+    "hub.py",
+    "nets.py",
+    "tasks.py",
+    "method.py",
+    "losses.py",
+    "train.py",
+    "recipe.py",
+    "experiment.py",
+    "layers/*.py",
+    "methods/*.py",
+    "weights/**/*.safetensors",
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -51,14 +66,27 @@ def device() -> torch.device:
 def precision(wanted: str, device: torch.device) -> str:
     """`float32` or `bfloat16` for a wanted precision of "auto", "float32" or "bfloat16".
 
-    "auto" is bfloat16 on GPUs that have it and float32 on CPUs: there, depthwise convolutions, which the packaged ImageNet
-    hub is made of, train at less than half of their float32 speed under autocast even on AVX512-bf16 machines.
+    "auto" is bfloat16 on GPUs that have it and float32 on CPUs: there, depthwise convolutions, which the packaged
+    ImageNet hub is made of, train at less than half of their float32 speed under autocast, AVX512-bf16 or not.
     """
     import torch
 
     if wanted != "auto":
         return wanted
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed blocks instead of returning them; False where there is no such allocator.
+
+    Blocks above 32 MB are otherwise mapped and zeroed anew at every training step, which can double a step's time.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+    return bool(mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))
 
 
 def require_torchvision() -> None:
@@ -74,8 +102,8 @@ def require_torchvision() -> None:
         import torch
 
         raise ZoolibError(
-            f"operator torchvision::nms does not exist: torch {torch.__version__} and torchvision are not a matching pair "
-            "(a CPU-only torch wheel?); install both from the index's default build: uv pip sync requirements.lock"
+            f"operator torchvision::nms does not exist: torch {torch.__version__} and torchvision are not a matching "
+            "pair (a CPU-only torch wheel?); install both from the index's default build: uv pip sync requirements.lock"
         ) from None
 
 

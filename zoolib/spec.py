@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 Options = tuple[tuple[str, Any], ...]
@@ -18,6 +19,9 @@ Options = tuple[tuple[str, Any], ...]
 
 class ZoolibError(Exception):
     """A mistake in the input; its message is one line that names the fix."""
+
+    def _render_traceback_(self) -> list[str]:  # what a notebook shows of it
+        return [f"{type(self).__name__}: {self}"]
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> ZoolibError:
@@ -32,8 +36,8 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> ZoolibError:
 class Settings:
     """Everything about data and optimisation that changes a number.
 
-    The defaults are the Zoo-Tuning protocol (ICML 2021, official code): SGD with Nesterov momentum, 15,000 iterations of
-    48 images, square 256 -> RandomResizedCrop 224, ten-crop test with summed logits.
+    The defaults are the Zoo-Tuning protocol (ICML 2021, official code): SGD with Nesterov momentum, 15,000 iterations
+    of 48 images, square 256 -> RandomResizedCrop 224, ten-crop test with summed logits.
     """
 
     image_size: int = 224  # pixels; side of the square that enters the model
@@ -208,7 +212,8 @@ class RunSpec:
     def stem(self) -> str:
         """The record's path below a store, without its ending."""
         member = f"-{self.member}" if self.member else ""
-        folder = f"{self.task}/{self.dataset}/{self.hub}/{self.profile}"
+        hub = PurePath(self.hub).stem  # your own hub is named by the path of its YAML
+        folder = f"{self.task}/{self.dataset}/{hub}/{self.profile}"
         return f"{folder}/{self.method}{member}-s{self.seed}-{self.run_id}"
 
     def option(self, name: str) -> Any:
@@ -226,7 +231,7 @@ class RunSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:
         """The inverse of `to_dict`. Raises ZoolibError when a field is missing or unknown."""
         try:
-            settings = {k: tuple(v) if isinstance(v, list) else v for k, v in data["settings"].items()}
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["settings"].items()}
             rest = {k: v for k, v in data.items() if k not in ("settings", "options")}
             return cls(settings=Settings(**settings), options=tuple(sorted(data["options"].items())), **rest)
         except (KeyError, TypeError, AttributeError) as error:

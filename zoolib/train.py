@@ -57,8 +57,9 @@ def fit(
 ) -> History:
     """Train a method by SGD with a stepped learning rate; resume from `checkpoint` where that file exists.
 
-    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not. Raises ZoolibError when a
-    loss term stops being finite, naming step and term, or when the checkpoint belongs to another architecture.
+    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not. Raises
+    ZoolibError when a loss term stops being finite, naming step and term, or when the checkpoint belongs to another
+    architecture.
     """
     optimiser = _optimiser(method, settings)
     history = History()
@@ -90,9 +91,15 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.SGD:
 
 
 def _step(
-    method: Method, optimiser: torch.optim.SGD, data: Dataset, task: Task, settings: Settings, seed: int, machine: Machine,
+    method: Method,
+    optimiser: torch.optim.SGD,
+    data: Dataset,
+    task: Task,
+    settings: Settings,
+    seed: int,
+    machine: Machine,
     iteration: int,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """One batch, one backward pass, one update; the values of the loss terms."""
     decay = settings.gamma ** sum(iteration >= milestone for milestone in settings.milestones)
     for group in optimiser.param_groups:
@@ -124,7 +131,7 @@ def _to(machine: Machine, settings: Settings, images: Tensor, labels: Tensor) ->
 def evaluate(
     method: Method, data: Dataset, split: str, settings: Settings, machine: Machine
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Predictions (N, C) float32 summed over the test views, labels (N,), and recorded aux averaged over the views; on the CPU."""
+    """Predictions (N, C) summed over the test views, labels (N,), recorded aux averaged over the views; on the CPU."""
     method.eval()
     predictions, targets, kept = [], [], {name: [] for name in method.recorded}  # type: ignore[var-annotated]
     for views, labels in loaders.eval_batches(data, split, settings):
@@ -141,7 +148,7 @@ def evaluate(
 
 
 def save_checkpoint(path: Path, method: Method, optimiser: torch.optim.Optimizer, history: History, done: int) -> None:
-    """Write model, optimiser, random state, curve and position so that the file is either the old one or the new one."""
+    """Write model, optimiser, random state, curve and position; the file is the old one or the new one."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state: dict[str, Any] = {
         "model": method.state_dict(),

@@ -31,7 +31,8 @@ def random_boxes(
 ) -> Tensor:
     """(count, 4) boxes (top, left, height, width) in pixels of a square of that side, as RandomResizedCrop draws them.
 
-    Area uniform in `scale`, aspect ratio log-uniform; where a draw does not fit, another of ten is taken, else the square.
+    Area uniform in `scale`, aspect ratio log-uniform; where a draw does not fit, another of ten is taken, else the
+    square.
     """
     area = side * side * torch.empty(count, 10).uniform_(*scale, generator=generator)
     log_ratio = torch.empty(count, 10).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator)
@@ -51,7 +52,8 @@ def random_boxes(
 def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Each box of (B, 3, H, W) resampled bilinearly to (B, 3, size, size), pixel centres as in F.interpolate.
 
-    Border pixels stand in for what lies outside the image, not outside the box: a box of one pixel can see its neighbours.
+    Border pixels stand in for what lies outside the image, not outside the box: a box of one pixel can see its
+    neighbours.
     """
     top, left, height, width = boxes.to(images).unbind(1)
     steps = (torch.arange(size, device=images.device, dtype=images.dtype) + 0.5) / size

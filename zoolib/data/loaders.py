@@ -1,4 +1,4 @@
-"""From a manifest to batches: find the files, decode every image once to uint8, split, and serve by iteration number."""
+"""From a manifest to batches: decode every image once to uint8, split, and serve by iteration number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoolib.data import augment, embedded
-from zoolib.data.manifests import DatasetManifest, Variant
+from zoolib.data.manifests import DatasetManifest, Variant, find
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
 from zoolib.spec import Settings, ZoolibError
@@ -55,20 +55,6 @@ class Dataset:
     def sha256(self) -> str:
         """One checksum over both files."""
         return hashlib.sha256((self.train.sha256 + self.test.sha256).encode()).hexdigest()
-
-
-def find(manifest: DatasetManifest) -> Path:
-    """The folder with train.parquet and test.parquet. Raises ZoolibError saying where to put it."""
-    roots = data_roots()
-    for root in roots:
-        folder = root / manifest.name
-        if all((folder / f"{split}.parquet").is_file() for split in ("train", "test")):
-            return folder
-    places = " or ".join(str(root / manifest.name) for root in roots)
-    raise ZoolibError(
-        f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
-        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
-    )
 
 
 def file_sha256(path: Path) -> str:
@@ -137,7 +123,7 @@ def balanced(labels: np.ndarray, rows: np.ndarray, per_class: int) -> np.ndarray
 
 
 def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """Stratified train and val rows of the training file. Fixed seed: the split is part of the protocol, not of the run."""
+    """Stratified train and val rows of the training file; the seed is fixed, as the split is no part of the run."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     val, train = [], []
     for value in np.unique(labels):

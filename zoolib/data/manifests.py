@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from zoolib.paths import shared
+from zoolib.paths import data_roots, shared
 from zoolib.spec import ZoolibError, unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -62,7 +62,7 @@ class MemberManifest(_Strict):
     name: Name
     title: str
     architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
-    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|random)$")
+    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|file:.+|random)$")
     pretraining: str
     num_features: int = Field(gt=0)
     mean: tuple[float, float, float]
@@ -149,3 +149,17 @@ def hub(name: str) -> HubManifest:
     if name not in hubs():
         raise unknown("hub", name, hubs())
     return hubs()[name]
+
+
+def find(manifest: DatasetManifest) -> Path:
+    """The folder with train.parquet and test.parquet. Raises ZoolibError saying where to put it."""
+    roots = data_roots()
+    for root in roots:
+        folder = root / manifest.name
+        if all((folder / f"{split}.parquet").is_file() for split in ("train", "test")):
+            return folder
+    places = " or ".join(str(root / manifest.name) for root in roots)
+    raise ZoolibError(
+        f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
+        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
+    )

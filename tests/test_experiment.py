@@ -1,0 +1,231 @@
+"""From a specification to a record, and the command line around it."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zoolib import experiment, notebooks, runtime, workflow
+from zoolib.__main__ import main
+from zoolib.grid import grid
+from zoolib.methods.committee import average
+from zoolib.results import ResultStore
+from zoolib.spec import ZoolibError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("ZOOLIB_RECORDS", str(tmp_path / "build" / "records"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "build" / "records")
+
+
+def smoke(method, **options):
+    return grid("cls", "digits", "digits-zoo", method, "smoke", 1, **options)
+
+
+@pytest.mark.parametrize("method", ["scratch", "zoo_tuning", "lite_zoo_tuning", "hub_pathway"])
+def test_a_run_ends_as_a_record_with_metrics_curves_samples_and_provenance(store, method):
+    result = experiment.run(smoke(method)[0], store)
+    again = store.load(result.spec)
+    assert 0 <= again.metrics["test"]["top1_accuracy"] <= 100 and set(again.metrics) == {"val", "test", "cost"}
+    assert again.metrics["cost"]["params_m"] > 0 and again.metrics["cost"]["gmacs"] > 0
+    assert list(again.curves["iteration"].unique()) == [2, 4] and len(again.samples) == 60
+    assert again.samples["index"].is_unique
+    right = 100 * (again.samples["label"] == again.samples["prediction"]).mean()
+    assert right == pytest.approx(again.metrics["test"]["top1_accuracy"])
+    known = {
+        "commit",
+        "dirty",
+        "code",
+        "versions",
+        "machine",
+        "threads",
+        "precision",
+        "started",
+        "seconds",
+        "data_sha256",
+    }
+    assert known <= set(again.provenance) and again.provenance["code"] == runtime.code_fingerprint()
+
+
+def test_hub_pathway_records_weights_that_sum_to_1_and_zoo_tuning_a_gate_a_layer(store):
+    samples = experiment.run(smoke("hub_pathway")[0], store).samples
+    weights = samples[[f"weight:{name}" for name in ("rotation", "jigsaw", "corruption")]]
+    assert np.allclose(weights.to_numpy().sum(1), 1, atol=2e-3)
+    gated = experiment.run(smoke("zoo_tuning")[0], store).samples
+    columns = [name for name in gated.columns if name.startswith("gates:")]
+    assert len(columns) == 9 and all(len(row) == 3 for row in gated[columns[0]])  # 7 convolutions and 2 shortcuts
+    assert np.stack(gated[columns[0]]).min() > 0 and np.stack(gated[columns[0]]).max() < 1
+
+
+def test_an_ensemble_is_the_mean_of_its_members_probabilities_and_fits_what_it_lacks(store):
+    result = experiment.run(smoke("ensemble")[0], store)
+    members = store.records(method="finetune")
+    assert [r.spec.member for r in members] == sorted(["rotation", "jigsaw", "corruption"])
+    logits = []
+    for record in members:
+        with np.load(experiment.work_dir(record.spec) / "logits.npz") as file:
+            logits.append(file["test"])
+            labels = file["test_labels"]
+    expected = 100 * (average(np.stack(logits)).argmax(1) == labels).mean()
+    assert result.metrics["test"]["top1_accuracy"] == pytest.approx(expected)
+    assert result.metrics["cost"]["params_m"] == pytest.approx(sum(r.metrics["cost"]["params_m"] for r in members))
+
+
+def test_an_ensemble_may_vote(store):
+    result = experiment.run(smoke("ensemble", combine="votes")[0], store)
+    assert result.metrics["test"]["top1_accuracy"] == result.metrics["test"]["top1_accuracy_votes"]
+    with pytest.raises(ZoolibError, match="unknown combine 'median'"):
+        experiment.run(smoke("ensemble", combine="median")[0], store)
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(store):
+    first, second = (experiment.run(smoke("scratch")[0], store).curves for _ in range(2))
+    assert first["value"].equals(second["value"])
+    other = experiment.run(grid("cls", "digits", "digits-zoo", "scratch", "smoke", [1])[0], store).curves
+    assert not first["value"].equals(other["value"])
+
+
+def test_complete_computes_only_what_is_lacking(store, monkeypatch):
+    specs = smoke("scratch,zoo_tuning")
+    experiment.complete(specs, store, progress=False)
+    monkeypatch.setattr(experiment, "run", lambda *a, **k: pytest.fail("computed again"))
+    assert len(experiment.complete(specs, store, progress=False)) == 2
+
+
+def test_records_of_other_code_are_computed_again(store, monkeypatch):
+    spec = smoke("scratch")[0]
+    experiment.run(spec, store)
+    assert experiment.missing([spec], store) == []
+    monkeypatch.setattr(runtime, "code_fingerprint", lambda: "other")
+    assert experiment.missing([spec], store) == [spec]
+
+
+def test_zoo_tuning_runs_on_the_resnet_50_layout_with_the_published_parameters(store):
+    spec = grid("cls", "digits", "resnet50-random", "lite_zoo_tuning", "smoke", 1)[0]
+    spec = dataclasses.replace(
+        spec,
+        settings=dataclasses.replace(
+            spec.settings, iterations=1, batch_size=4, eval_every=1, test_limit=10, val_fraction=0.01
+        ),
+    )
+    cost = experiment.run(spec, store).metrics["cost"]
+    backbone_and_hub = 128.46  # the hub's kernels, gates and the authors' ten alignments under a head of 100 classes
+    assert cost["params_m"] == pytest.approx(backbone_and_hub - 90 * 2049 / 1e6, abs=0.02)
+
+
+def test_a_killed_job_leaves_no_half_written_record_and_goes_on_from_its_checkpoint(tmp_path):
+    spec = smoke("scratch")[0]
+    spec = dataclasses.replace(
+        spec, settings=dataclasses.replace(spec.settings, iterations=300, milestones=(), eval_every=300)
+    )
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec.to_dict()))
+    code = "import sys, zoolib.train as t; t.CHECKPOINT_SECONDS = 0; t.fit.__defaults__ = (None, 0.0, None); "
+    code += "from zoolib.__main__ import main; sys.exit(main(['record', sys.argv[1]]))"
+    job = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=ROOT, env=os.environ | {"ZOOLIB_THREADS": "1"})
+    checkpoint = experiment.work_dir(spec) / "checkpoint.pt"
+    for _ in range(600):
+        if checkpoint.is_file():
+            break
+        time.sleep(0.1)
+    job.send_signal(signal.SIGKILL)
+    job.wait()
+    assert checkpoint.is_file() and list((tmp_path / "build").rglob("records/**/*.json")) == []
+    assert (stopped := torch.load(checkpoint, weights_only=True)["iteration"]) > 0
+    seen = []
+    experiment.run(spec, ResultStore.default(), lambda spec, done, total, word: seen.append(done))
+    assert seen[0] == stopped + 1 and seen[-1] == 300 and not checkpoint.exists()
+    assert ResultStore.default().has(spec)
+
+
+def test_the_command_line_lists_everything(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name in ("digits", "cifar100", "imagenet-lite", "digits-zoo", "hub_pathway", "lite_zoo_tuning", "paper", "cls"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "clss"], "unknown notebook 'clss' (did you mean 'cls'?)"),
+        (["run", "cls", "-p", "datset", "cars"], "unknown parameter of cls 'datset' (did you mean 'dataset'?)"),
+        (["run", "cls", "-p", "dataset", "car"], "unknown dataset 'car' (did you mean 'cars'?)"),
+        (["run", "cls", "-p", "seeds", "two"], "seeds is 'two'; it must be a whole number"),
+        (["run", "cls", "-p", "seeds", "true"], "seeds is 'true'; it must be a whole number"),
+        (["run", "cls", "-p", "methods", "zoo_tuning"], "'imagenet-lite' mixes several"),
+        (["run", "cls", "-p", "profile", "mimi"], "unknown profile 'mimi' (did you mean 'mini'?)"),
+        (["record", "/nowhere.json"], "not a specification file"),
+        (["pretrain", "resnet50-zoo"], "unknown hub to pretrain"),
+        (["list", "models"], "unknown list 'models'"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_fix_and_exit_code_1(capsys, arguments, message):
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and error.startswith("zoolib: ")
+
+
+def test_an_absent_dataset_stops_the_run_before_torch_is_loaded(tmp_path):
+    command = [sys.executable, "-X", "importtime", "-m", "zoolib", "run", "cls", "-p", "dataset", "cars"]
+    environment = os.environ | {"ZOOLIB_DATA": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL)
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert done.returncode == 1 and len(lines) == 1 and str(tmp_path / "cars") in lines[0]
+    assert not any(line.rstrip().endswith("| torch") for line in done.stderr.splitlines())
+
+
+def test_run_picks_an_output_path_that_names_what_was_chosen():
+    chosen = notebooks.parameters("cls", {"dataset": "cars", "profile": "lab"})
+    assert notebooks.output_path("cls", chosen).name == "cls-cars-imagenet-lite-lab.ipynb"
+    assert notebooks.parameters("cls", {"seeds": "[1, 2]"})["seeds"] == [1, 2]
+
+
+def test_without_papermill_the_records_are_computed_and_the_word_is_said(capsys, monkeypatch):
+    monkeypatch.setattr(notebooks, "has_papermill", lambda: False)
+    arguments = ["run", "cls", "-p", "hub", "digits-zoo", "-p", "profile", "smoke", "-p", "methods", "scratch"]
+    assert main(arguments) == 0
+    streams = capsys.readouterr()
+    assert "papermill is not installed" in streams.err and "1 records below" in streams.out
+    assert main(["table", *arguments[2:]]) == 0
+    assert "From scratch" in capsys.readouterr().out
+
+
+def test_the_plan_is_rewritten_only_where_it_changes():
+    first = workflow.prepare("smoke", "core")
+    times = {spec.run_id: workflow.spec_file(spec).stat().st_mtime_ns for spec in first}
+    time.sleep(0.02)
+    workflow.prepare("smoke", "core")
+    assert times == {spec.run_id: workflow.spec_file(spec).stat().st_mtime_ns for spec in first}
+
+
+def test_progress_notes_of_an_earlier_workflow_are_ignored():
+    spec = smoke("scratch")[0]
+    workflow.note_progress(spec, 3)
+    assert workflow.read_progress(spec.run_id, 0) == (3, spec.label)
+    assert workflow.read_progress(spec.run_id, time.time() + 5) == (0, "")
+
+
+def test_the_fingerprint_covers_what_can_change_a_number_and_nothing_else():
+    package = Path(runtime.__file__).parent
+    covered = {p.relative_to(package).as_posix() for pattern in runtime._NUMERIC for p in package.glob(pattern)}
+    assert {"train.py", "losses.py", "layers/adaagg.py", "methods/hubpathway.py", "data/augment.py"} <= covered
+    assert "weights/digits-zoo/jigsaw.safetensors" in covered
+    assert not {"figures.py", "tables.py", "__main__.py", "pages.py"} & covered
+    assert all(list(package.glob(pattern)) for pattern in runtime._NUMERIC)

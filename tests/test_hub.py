@@ -1,0 +1,163 @@
+"""Hubs: real weights that know the world, loading that refuses what does not fit."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoolib import hub as hubs
+from zoolib.data import manifests
+from zoolib.hub import Hub, build, load_in_order, read_weights
+from zoolib.nets import resnet9, tiny_resnet
+from zoolib.spec import ZoolibError
+
+
+def classify(name, image):
+    member = manifests.hub("imagenet-lite").member(name)
+    model = build(member, keep_head=True).eval()
+    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
+    pixels = nn.functional.interpolate(pixels, size=(224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        return model(pixels).topk(5).indices[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_the_imagenet_hub_knows_a_cat_and_a_cup_of_coffee(name):
+    data = pytest.importorskip("skimage.data")
+    cat, coffee = classify(name, data.cat()), classify(name, data.coffee())
+    assert cat[0] in (281, 282, 285)  # tabby, tiger cat, Egyptian cat
+    assert 967 in coffee[:3]  # espresso
+
+
+def test_members_return_features_of_the_promised_size_from_images_in_0_1():
+    for name in ("imagenet-lite", "digits-zoo"):
+        hub = Hub(name)
+        for model in hub.models():
+            features = model.eval()(torch.rand(2, 3, 32, 32))
+            assert features.shape == (2, model.num_features) and features.isfinite().all()
+
+
+def test_a_member_normalises_its_own_input():
+    model = Hub("imagenet-lite").model("efficientnet_lite0")
+    assert torch.allclose(model.normalise(torch.full((1, 3, 4, 4), 0.75)), torch.full((1, 3, 4, 4), 0.5))
+
+
+def test_a_member_with_a_fixed_input_resizes():
+    member = manifests.hub("digits-zoo").members[0].model_copy(update={"fixed_input": True, "input_size": 16})
+    assert build(member).normalise(torch.rand(1, 3, 40, 40)).shape[-1] == 16
+
+
+def test_packaged_members_differ_from_each_other_and_from_random_weights():
+    first, second, third = Hub("digits-zoo").models()
+    weights = [m.backbone.conv1.weight for m in (first, second, third)]
+    assert not torch.allclose(weights[0], weights[1]) and not torch.allclose(weights[1], weights[2])
+    torch.manual_seed(0)
+    assert not torch.allclose(Hub("digits-zoo").model("jigsaw", pretrained=False).backbone.conv1.weight, weights[1])
+
+
+def test_random_members_are_the_same_in_every_run_and_leave_the_generator_alone():
+    hub = Hub("digits-zoo").manifest.members[0].model_copy(update={"weights": "random", "sha256": None})
+    torch.manual_seed(1)
+    first, after = build(hub), torch.rand(1)
+    torch.manual_seed(2)
+    second = build(hub)
+    torch.manual_seed(1)
+    assert torch.equal(first.backbone.conv1.weight, second.backbone.conv1.weight) and torch.equal(after, torch.rand(1))
+
+
+def test_scratch_models_follow_the_run_s_seed():
+    weights = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        weights.append(Hub("digits-zoo").model("rotation", pretrained=False).backbone.conv1.weight)
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_with_both_shapes():
+    state = resnet9(4).state_dict()
+    with pytest.raises(ZoolibError, match="checkpoint of another architecture"):
+        load_in_order(tiny_resnet(), state, "w.pth")
+    wrong = tiny_resnet().state_dict()
+    wrong["conv1.weight"] = torch.zeros(16, 3, 5, 5)
+    with pytest.raises(ZoolibError, match=r"conv1.weight is \(16, 3, 5, 5\), conv1.weight is \(16, 3, 3, 3\)"):
+        load_in_order(tiny_resnet(), wrong, "w.pth")
+
+
+def test_renamed_tensors_load_by_order_and_keep_batch_norm_buffers():
+    source, target = tiny_resnet(), tiny_resnet()
+    source.bn1.running_mean.fill_(3.0)
+    renamed = {f"module.{i}": v for i, (k, v) in enumerate(source.state_dict().items()) if "num_batches" not in k}
+    load_in_order(target, renamed, "w")
+    assert torch.equal(target.bn1.running_mean, source.bn1.running_mean)
+    assert torch.equal(target.layer3.conv2.weight, source.layer3.conv2.weight)
+
+
+def test_damaged_weights_are_refused_by_checksum_and_by_content(tmp_path):
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(b"not weights")
+    with pytest.raises(ZoolibError, match="sha256 is not the manifest's"):
+        read_weights(file, "0" * 64)
+    with pytest.raises(ZoolibError, match="not a readable checkpoint"):
+        read_weights(file)
+
+
+def test_a_pickle_with_code_in_it_is_not_executed(tmp_path):
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return (print, ("executed",))
+
+    file = tmp_path / "w.pth"
+    file.write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
+    with pytest.raises(ZoolibError, match="not a readable checkpoint"):
+        read_weights(file)
+
+
+def test_a_missing_weights_package_names_what_to_install():
+    member = manifests.hub("imagenet-lite").members[0].model_copy(update={"weights": "package:no_such_model"})
+    with pytest.raises(ZoolibError, match="install the package no-such-model"):
+        build(member)
+
+
+def test_your_own_yaml_is_a_hub(tmp_path):
+    hub = manifests.hub("digits-zoo").model_dump(mode="json")
+    hub |= {"name": "mine", "members": hub["members"][:2]}
+    torch.save(Hub("digits-zoo").model("jigsaw").backbone.state_dict(), tmp_path / "my.pth")
+    hub["members"][0] |= {"weights": f"file:{tmp_path / 'my.pth'}", "sha256": None}
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps(hub))
+    mine = Hub(str(file))
+    assert mine.names == ["rotation", "jigsaw"]
+    first, second = mine.models()  # my file holds the jigsaw's weights
+    assert torch.equal(first.backbone.conv1.weight, second.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize("name", ["timm:no_such_net", "torchvision:no_such_net", "zoolib:no_such_net"])
+def test_an_unknown_architecture_is_refused(name):
+    with pytest.raises(ZoolibError, match="no_such_net"):
+        hubs.architecture(name)
+
+
+def test_the_head_of_torchvision_and_timm_models_is_found():
+    parent, attribute = hubs.last_linear(hubs.architecture("torchvision:mobilenet_v3_small"))
+    assert getattr(parent, attribute).out_features == 1000
+
+
+def test_a_cpu_only_torch_wheel_is_named_as_the_cause(monkeypatch):
+    import builtins
+
+    from zoolib import runtime
+
+    original = builtins.__import__
+
+    def broken(name, *args, **kwargs):
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(ZoolibError, match=r"operator torchvision::nms does not exist.*not a matching pair"):
+        runtime.require_torchvision()

@@ -1,0 +1,265 @@
+"""Hub-Pathway: the route, the dispatch, the two arg-mins in one backward pass."""
+
+import copy
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from zoolib import losses
+from zoolib.layers.pathway import PathwayGenerator, dispatch, top_k_mask
+from zoolib.methods.hubpathway import HubPathway
+from zoolib.nets import tiny_resnet
+from zoolib.spec import ZoolibError
+from zoolib.tasks import Classification
+
+
+class Member(nn.Module):
+    """A stand-in for HubModel: any backbone with a name and a feature size."""
+
+    def __init__(self, name: str, backbone: nn.Module, num_features: int) -> None:
+        super().__init__()
+        self.name, self.backbone, self.num_features = name, backbone, num_features
+
+    def forward(self, x):
+        return self.backbone(x)
+
+
+def make(count=4, top_k=2, **kwargs):
+    torch.manual_seed(0)
+    members = [Member(f"m{i}", tiny_resnet(), 64) for i in range(count)]
+    task = Classification(3)
+    generator = PathwayGenerator(count, width=4, size=16)
+    return HubPathway(members, task, generator, top_k, **kwargs), task
+
+
+def gradients(module):
+    return [p.grad for p in module.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+
+
+IMAGES = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(12) % 3
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_exactly_k_models_are_active_for_every_sample_even_among_ties(k):
+    tied = torch.full((5, 4), 0.25)
+    assert (top_k_mask(tied, k).sum(1) == k).all()
+    method, _ = make(top_k=k)
+    assert (method(IMAGES).aux["active"].sum(1) == k).all()
+
+
+def test_the_mask_keeps_the_largest_weights():
+    weights = torch.tensor([[0.1, 0.5, 0.4], [0.6, 0.1, 0.3]])
+    assert top_k_mask(weights, 2).tolist() == [[False, True, True], [True, False, True]]
+
+
+@pytest.mark.parametrize("k", [0, 5])
+def test_k_outside_the_hub_is_refused_with_its_range(k):
+    with pytest.raises(ValueError, match="use 1 to 4"):
+        top_k_mask(torch.rand(2, 4), k)
+    with pytest.raises(ZoolibError, match="use 1 to 4"):
+        make(top_k=k)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_sparse_dispatch_equals_masked_dense_in_eval_mode(k):
+    method, _ = make(top_k=k)
+    method.double().eval()
+    x = IMAGES.double()
+    with torch.no_grad():
+        sparse = method(x)
+        dense = torch.stack([member(x) for member in method.members], 1)
+        kept = torch.where(sparse.aux["active"], sparse.aux["weight"].double(), 0.0)
+        prediction = method.aggregator((kept[..., None] * dense).flatten(1))
+    masked = dense * sparse.aux["active"][..., None]
+    assert torch.allclose(sparse.aux["members"], masked, atol=1e-12, rtol=0)
+    assert torch.allclose(sparse.prediction, prediction, atol=1e-12, rtol=0)
+
+
+def test_dispatch_runs_a_model_only_on_the_samples_that_chose_it_and_skips_the_others():
+    seen = {}
+
+    def model(index):
+        def run(x):
+            seen[index] = x[:, 0].tolist()
+            return x * (index + 1)
+
+        return run
+
+    x = torch.arange(3.0)[:, None]
+    active = torch.tensor([[True, False, False], [True, True, False], [False, True, False]])
+    out = dispatch([model(0), model(1), model(2)], x, active)
+    assert seen == {0: [0.0, 1.0], 1: [1.0, 2.0]}
+    assert out[..., 0].tolist() == [[0, 0, 0], [1, 2, 0], [0, 4, 0]]
+
+
+def test_gradients_through_sparse_dispatch_equal_those_of_a_per_sample_loop():
+    torch.manual_seed(0)
+    models = [nn.Linear(3, 2).double() for _ in range(3)]
+    x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    active = top_k_mask(torch.rand(5, 3), 2)
+    weights = torch.randn(5, 3, 2, dtype=torch.float64)
+    (dispatch(models, x, active) * weights).sum().backward()
+    mine = [x.grad, *(p.grad for m in models for p in m.parameters())]
+    y = x.detach().clone().requires_grad_()
+    for model in models:
+        model.zero_grad()
+    total = sum((models[i](y[b]) * weights[b, i]).sum() for b in range(5) for i in range(3) if active[b, i])
+    total.backward()
+    theirs = [y.grad, *(p.grad for m in models for p in m.parameters())]
+    assert all(torch.allclose(a, b, atol=1e-12, rtol=0) for a, b in zip(mine, theirs, strict=True))
+
+
+def test_explore_reaches_no_hub_model_and_no_aggregator():
+    method, task = make()
+    output = method.train()(IMAGES)
+    method.loss(output, LABELS, task, 0.0)["explore"].backward()
+    assert gradients(method.members) == [] and gradients(method.aggregator) == []
+    assert gradients(method.generator.preference) and gradients(method.generator.noise)
+
+
+def test_exploit_reaches_no_generator_and_no_aggregator_parameter():
+    method, task = make()
+    output = method.train()(IMAGES)
+    method.loss(output, LABELS, task, 0.0)["exploit"].backward()
+    assert gradients(method.generator) == [] and gradients(method.aggregator) == []
+    assert gradients(method.members)
+
+
+def test_the_task_loss_reaches_generator_aggregator_and_models_even_at_k_1():
+    method, task = make(top_k=1)
+    output = method.train()(IMAGES)
+    method.loss(output, LABELS, task, 0.0)["task"].backward()
+    assert gradients(method.generator.preference) and gradients(method.aggregator) and gradients(method.members)
+
+
+def test_one_backward_of_the_sum_gives_the_gradients_of_both_arg_mins():
+    method, task = make()
+    twin = copy.deepcopy(method)
+    torch.manual_seed(7)
+    terms = method.train()(IMAGES)
+    losses_ = method.loss(terms, LABELS, task, 0.0)
+    sum(losses_.values()).backward()
+    torch.manual_seed(7)
+    terms = twin.train()(IMAGES)
+    separate = twin.loss(terms, LABELS, task, 0.0)
+    members = list(twin.members.parameters())
+    others = [*twin.generator.parameters(), *twin.aggregator.parameters()]
+    for_members = torch.autograd.grad(
+        separate["task"] + separate["exploit"], members, retain_graph=True, allow_unused=True
+    )
+    for_others = torch.autograd.grad(separate["task"] + separate["explore"], others, allow_unused=True)
+    mine = [*method.members.parameters(), *method.generator.parameters(), *method.aggregator.parameters()]
+    for parameter, expected in zip(mine, [*for_members, *for_others], strict=True):
+        got = parameter.grad
+        assert (got is None) == (expected is None) and (got is None or torch.allclose(got, expected, atol=1e-7))
+
+
+def test_one_training_step_of_the_loop_calls_backward_once(monkeypatch):
+    from zoolib import train
+    from zoolib.data import loaders
+
+    calls = []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self, *a, **k: (calls.append(1), backward(self, *a, **k))[1])
+    monkeypatch.setattr(loaders, "train_batch", lambda *a: (IMAGES, LABELS))
+    method, task = make()
+    settings = SimpleNamespace(
+        gamma=0.1,
+        milestones=(),
+        channels_last=False,
+        lr=0.01,
+        iterations=1,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.0,
+    )
+    machine = train.Machine(torch.device("cpu"), "float32")
+    values = train._step(method, train._optimiser(method, settings), None, task, settings, 0, machine, 0)
+    assert len(calls) == 1 and set(values) == {"task", "explore", "exploit"}
+
+
+def test_explore_is_minus_the_entropy_of_the_mean_weights():
+    weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    assert losses.explore(weights).item() == pytest.approx(-math.log(2), abs=1e-12)
+    collapsed = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64)
+    assert losses.explore(collapsed).item() == 0.0
+
+
+def test_explore_and_entropy_pass_gradcheck():
+    logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z: losses.explore(z.softmax(-1)), (logits,))
+
+
+def test_exploit_by_hand_sums_over_models_and_averages_over_all_samples():
+    member_losses = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
+    active = torch.tensor([[True, False, True], [False, True, False]])
+    assert losses.exploit(member_losses, active).item() == (1 + 4 + 16) / 2
+
+
+def test_the_exploit_term_of_a_step_is_the_loop_over_active_models():
+    method, task = make()
+    output = method.eval()(IMAGES)
+    terms = method.loss(output, LABELS, task, 0.0)
+    active = output.aux["active"]
+    with torch.no_grad():
+        expected = sum(
+            nn.functional.cross_entropy(method.members[i](IMAGES[b : b + 1]), LABELS[b : b + 1])
+            for b in range(12)
+            for i in range(4)
+            if active[b, i]
+        )
+    assert terms["exploit"].item() == pytest.approx(float(expected) / 12, abs=1e-5)
+
+
+def test_weights_are_masked_but_not_renormalised():
+    method, _ = make()
+    with torch.no_grad():
+        method.aggregator.bias.zero_()
+        out = method.eval()(IMAGES)
+        kept = torch.where(out.aux["active"], out.aux["weight"], 0.0)
+    assert torch.allclose(out.aux["weight"].sum(1), torch.ones(12))
+    assert (kept.sum(1) < 1).all()
+    expected = (kept[..., None] * out.aux["members"]).sum(1)  # the aggregator starts as that sum
+    assert torch.allclose(out.prediction, expected, atol=1e-6)
+
+
+def test_noise_acts_in_training_only_and_scales_with_softplus():
+    torch.manual_seed(0)
+    generator = PathwayGenerator(3, width=4, size=16)
+    with torch.no_grad():
+        assert torch.equal(generator.eval()(IMAGES), generator.eval()(IMAGES))
+        assert not torch.equal(generator.train()(IMAGES), generator.train()(IMAGES))
+        head = generator.noise[1]
+        head.weight.zero_()
+        head.bias.fill_(-50.0)  # softplus(-50) is 0: no noise is left
+        assert torch.allclose(generator.train()(IMAGES), generator.train()(IMAGES), atol=1e-6)
+
+
+def test_a_sub_batch_of_one_sample_does_not_break_batch_norm_nor_move_its_statistics():
+    method, _ = make(count=2, top_k=1)
+    member = method.members[0].train()
+    before = copy.deepcopy(member.state_dict())
+    active = torch.tensor([[True, False], [False, True], [False, True]])
+    out = dispatch(list(method.members), IMAGES[:3, :, :1, :1], active)  # 1x1 images: one value a channel
+    assert out.isfinite().all()
+    assert all(torch.equal(before[name], value) for name, value in member.state_dict().items())
+    assert member[0].backbone.bn1.training
+
+
+def test_frozen_batch_norm_stays_in_eval_mode():
+    method, _ = make(frozen_bn=True)
+    method.train()
+    assert not method.members[0][0].backbone.bn1.training and method.generator.preference[0].bn1.training
+
+
+def test_the_generator_of_width_64_has_the_parameters_that_the_paper_adds_to_its_hub():
+    task, members, features = Classification(100), 5, 2048
+    generator = sum(p.numel() for p in PathwayGenerator(members).parameters())
+    aggregator = sum(p.numel() for p in task.aggregator(members).parameters())
+    resnet50, heads = 23_508_032, features * 100 + 100
+    total = members * (resnet50 + heads) + generator + aggregator
+    assert round(total / 1e6, 2) == 128.43  # Hub-Pathway supplement, table 1

@@ -1,0 +1,127 @@
+"""Specifications and plans: complete, hashed, validated before anything is computed."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from zoolib.data.manifests import hub
+from zoolib.grid import CORE, choose_methods, grid, needed, planned
+from zoolib.methods import METHODS
+from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError, profile
+
+
+def test_a_spec_survives_its_dictionary_and_its_id_changes_with_every_field():
+    spec = grid("cls", "digits", "imagenet-lite", "hub_pathway", "mini", 1)[0]
+    assert RunSpec.from_dict(spec.to_dict()) == spec
+    ids = {spec.run_id}
+    for change in (
+        {"seed": 1},
+        {"member": "x"},
+        {"settings": dataclasses.replace(spec.settings, lr=0.02)},
+        {"options": ()},
+    ):
+        ids.add(dataclasses.replace(spec, **change).run_id)
+    assert len(ids) == 5
+
+
+def test_the_id_does_not_depend_on_the_process():
+    code = "from zoolib.grid import grid; print(grid('cls', 'digits', 'imagenet-lite', 'scratch', 'mini', 1)[0].run_id)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == grid("cls", "digits", "imagenet-lite", "scratch", "mini", 1)[0].run_id
+
+
+def test_the_paper_profile_is_the_published_protocol():
+    settings = PROFILES["paper"].settings
+    assert (settings.lr, settings.momentum, settings.nesterov, settings.weight_decay) == (0.01, 0.9, True, 5e-4)
+    assert (settings.batch_size, settings.iterations, settings.milestones, settings.gamma) == (
+        48,
+        15000,
+        (6000, 12000),
+        0.1,
+    )
+    assert (settings.decode_size, settings.image_size, settings.test_crops) == (256, 224, 10)
+    assert METHODS["hub_pathway"].options["top_k"] == 2 and METHODS["hub_pathway"].options["explore_weight"] == 0.3
+
+
+def test_a_grid_has_one_run_a_member_and_seed_and_needed_runs_come_first():
+    specs = grid("cls", "digits", "imagenet-lite", "all", "mini", 2)
+    assert [s.method for s in specs[:6]] == ["scratch", "finetune", "finetune", "finetune", "ensemble", "hub_pathway"]
+    assert [s.seed for s in specs] == [0] * 6 + [1] * 6
+    ensemble = specs[4]
+    assert needed(ensemble) == specs[1:4] and needed(specs[0]) == []
+
+
+def test_every_profile_has_a_plan_and_each_run_stands_in_it_once():
+    for name in CORE:
+        for which in ("core", "all"):
+            plan = planned(name, which)
+            assert len({spec.run_id for spec in plan}) == len(plan)
+
+
+def test_the_core_of_mini_covers_every_method():
+    assert {spec.method for spec in planned("mini")} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cls", "digit", "imagenet-lite"), "did you mean 'digits'"),
+        (("cls", "digits", "imagenet"), "did you mean 'imagenet-lite'"),
+        (("cls", "digits", "imagenet-lite", "hub_pathways"), "did you mean 'hub_pathway'"),
+        (("cls", "digits", "imagenet-lite", "all", "papers"), "did you mean 'paper'"),
+        (("cls", "digits", "imagenet-lite", "all", "mini", -1), "seeds is -1"),
+        (("cls", "digits", "imagenet-lite", "all", "mini", "2"), "seeds is '2'"),
+        (("cls", "digits", "imagenet-lite", "all", "mini", [0, "a"]), "whole numbers from 0"),
+        (("cls", "digits", "imagenet-lite", ""), "no method was named"),
+        (("faces", "digits", "imagenet-lite"), "unknown task 'faces'"),
+    ],
+)
+def test_a_wrong_name_or_value_is_refused_with_the_fix(arguments, message):
+    with pytest.raises(ZoolibError) as error:
+        grid(*arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_option_is_refused_and_a_known_one_reaches_its_methods_only():
+    with pytest.raises(ZoolibError, match=r"unknown method option 'topk' \(did you mean 'top_k'\?\)"):
+        grid("cls", "digits", "imagenet-lite", "hub_pathway", topk=1)
+    specs = grid("cls", "digits", "imagenet-lite", "all", "mini", 1, top_k=1)
+    assert [dict(s.options).get("top_k") for s in specs] == [None] * 5 + [1]
+
+
+def test_zoo_tuning_on_a_heterogeneous_hub_is_an_error_that_says_why():
+    for name in ("zoo_tuning", "lite_zoo_tuning"):
+        with pytest.raises(ZoolibError, match="adds kernels position by position, and 'imagenet-lite' mixes several"):
+            choose_methods(name, hub("imagenet-lite"))
+    assert [card.name for card in choose_methods("all", hub("digits-zoo"))] == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"crop": "centre"}, "unknown crop 'centre'"),
+        ({"precision": "float16"}, "unknown precision"),
+        ({"test_crops": 5}, "use 1"),
+        ({"decode_size": 100}, "raise decode_size"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"val_fraction": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change, message):
+    with pytest.raises(ZoolibError, match=message):
+        Settings(**change)
+
+
+def test_a_dictionary_that_is_no_spec_is_refused():
+    with pytest.raises(ZoolibError, match="not a run specification"):
+        RunSpec.from_dict({"task": "cls"})
+    with pytest.raises(ZoolibError, match="unknown profile 'minni'"):
+        profile("minni")
+
+
+def test_every_recipe_in_the_table_exists():
+    for card in METHODS.values():
+        assert callable(card.load()) and card.summary and card.paper
+        assert not card.needs or card.needs in METHODS

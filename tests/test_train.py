@@ -1,0 +1,212 @@
+"""The one training loop: resuming, stopping on nonsense, schedules, evaluation."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from zoolib import train
+from zoolib.data import loaders
+from zoolib.data.manifests import dataset
+from zoolib.layers.pathway import PathwayGenerator
+from zoolib.method import Method, Output
+from zoolib.methods.hubpathway import HubPathway
+from zoolib.spec import Settings, ZoolibError
+from zoolib.tasks import Classification
+
+SETTINGS = Settings(
+    image_size=16, decode_size=16, batch_size=8, iterations=6, milestones=(4,), crop="shift", test_crops=1,
+    train_per_class=4, test_limit=30, val_fraction=0.2, eval_every=2, channels_last=False,
+)  # fmt: skip
+CPU = train.Machine(torch.device("cpu"), "float32")
+TASK = Classification(10)
+
+
+class Flat(nn.Module):
+    """A member with a batch norm, so that buffers matter as well."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name, self.num_features = name, 6
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Plain(Method):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+
+    def forward(self, x):
+        return Output(self.net(x))
+
+
+@pytest.fixture(autouse=True)
+def _own_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+
+
+def data():
+    return loaders.load(dataset("digits"), SETTINGS)
+
+
+def pathway():
+    torch.manual_seed(3)
+    members = [Flat("a"), Flat("b"), Flat("c")]
+    return HubPathway(members, TASK, PathwayGenerator(3, width=2, size=16), top_k=2)
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_and_resumed_fit_has_bit_identical_metrics_and_weights(tmp_path):
+    straight = pathway()
+    torch.manual_seed(5)
+    whole = train.fit(straight, data(), TASK, SETTINGS, 1, CPU)
+
+    def die(done, total, word):
+        if done == 4:
+            raise Killed
+
+    file = tmp_path / "checkpoint.pt"
+    killed = pathway()
+    torch.manual_seed(5)
+    with pytest.raises(Killed):
+        train.fit(killed, data(), TASK, SETTINGS, 1, CPU, file, checkpoint_seconds=0, progress=die)
+    resumed = pathway()
+    torch.manual_seed(99)  # another process: another random state
+    again = train.fit(resumed, data(), TASK, SETTINGS, 1, CPU, file, checkpoint_seconds=0)
+    assert again.start == 4 and whole.curve == again.curve
+    for (name, a), b in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_loss_that_is_not_finite_stops_the_fit_and_names_step_and_term():
+    class Bad(Plain):
+        def loss(self, output, target, task, progress):
+            terms = super().loss(output, target, task, progress)
+            return {**terms, "extra": terms["task"] * (math.nan if progress > 0.4 else 1.0)}
+
+    with pytest.raises(ZoolibError, match=r"loss term 'extra' is nan at step 4"):
+        train.fit(Bad(), data(), TASK, SETTINGS, 0, CPU)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    method = Plain()
+    optimiser = train._optimiser(method, SETTINGS)
+    train.save_checkpoint(file, method, optimiser, train.History(), 2)
+    with pytest.raises(ZoolibError, match=r"checkpoint\.pt: not a checkpoint of this run"):
+        train.fit(pathway(), data(), TASK, SETTINGS, 0, CPU, file)
+
+
+def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(ZoolibError, match="delete it to start the run afresh"):
+        train.fit(Plain(), data(), TASK, SETTINGS, 0, CPU, file)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    file = tmp_path / "checkpoint.pt"
+    method = Plain()
+    optimiser = train._optimiser(method, SETTINGS)
+    train.save_checkpoint(file, method, optimiser, train.History(), 2)
+    before = file.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        train.save_checkpoint(file, method, optimiser, train.History(), 4)
+    assert file.read_bytes() == before and list(tmp_path.glob("*.partial")) == []
+
+
+def test_the_learning_rate_falls_by_gamma_at_each_milestone():
+    seen = []
+    method = Plain()
+    original = torch.optim.SGD.step
+
+    def spy(self, *args, **kwargs):
+        seen.append(self.param_groups[0]["lr"])
+        return original(self, *args, **kwargs)
+
+    settings = dataclasses.replace(SETTINGS, milestones=(2, 5), lr=0.1)
+    torch.optim.SGD.step = spy
+    try:
+        train.fit(method, data(), TASK, settings, 0, CPU)
+    finally:
+        torch.optim.SGD.step = original
+    assert seen == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.01, 0.001])
+
+
+def test_one_step_is_sgd_with_nesterov_momentum_and_weight_decay_by_hand(monkeypatch):
+    x, y = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    monkeypatch.setattr(loaders, "train_batch", lambda *a: (x, y))
+    settings = dataclasses.replace(SETTINGS, iterations=1, eval_every=10**9, lr=0.1, weight_decay=0.01)
+    method = Plain()
+    weight = method.net[1].weight.detach().clone().requires_grad_()
+    loss = nn.functional.cross_entropy(nn.functional.linear(x.flatten(1), weight, method.net[1].bias.detach()), y)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    direction = gradient + 0.01 * weight.detach()
+    expected = weight.detach() - 0.1 * (direction + 0.9 * direction)  # Nesterov's look-ahead from zero momentum
+    train._step(method, train._optimiser(method, settings), None, TASK, settings, 0, CPU, 0)
+    assert torch.allclose(method.net[1].weight, expected, atol=1e-7)
+
+
+def test_it_learns_a_toy_task():
+    settings = dataclasses.replace(SETTINGS, iterations=150, milestones=(), train_per_class=20, eval_every=150, lr=0.05)
+    torch.manual_seed(0)
+    history = train.fit(Plain(), loaders.load(dataset("digits"), settings), TASK, settings, 0, CPU)
+    assert history.curve[-1][3] > 70  # chance is 10
+
+
+def test_evaluation_sums_the_logits_of_the_views(monkeypatch):
+    method = Plain()
+    views = [torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16)]
+    labels = torch.tensor([1, 2, 3])
+    monkeypatch.setattr(loaders, "eval_batches", lambda *a: iter([(views, labels)]))
+    logits, targets, _ = train.evaluate(method, None, "test", SETTINGS, CPU)
+    with torch.no_grad():
+        expected = method(views[0]).prediction + method(views[1]).prediction
+    assert torch.allclose(logits, expected) and targets.tolist() == [1, 2, 3]
+
+
+def test_top_1_accuracy_by_hand():
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 0.0]])
+    assert Classification(2).metrics(logits, torch.tensor([0, 1, 1])) == {"top1_accuracy": pytest.approx(200 / 3)}
+
+
+def test_the_head_starts_small_and_the_aggregator_starts_as_a_sum():
+    torch.manual_seed(0)
+    head = TASK.head(4000)
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.05) and head.bias.abs().sum() == 0
+    parts = torch.rand(2, 3, 10)
+    assert torch.allclose(TASK.aggregator(3)(parts.flatten(1)), parts.sum(1), atol=1e-6)
+
+
+def test_the_cost_counts_parameters_and_multiply_adds_by_hand():
+    from zoolib.recipe import cost_of
+
+    cost = cost_of(Plain(), 16, CPU)
+    assert cost["params_m"] == pytest.approx((768 * 10 + 10) / 1e6)
+    assert cost["gmacs"] == pytest.approx(768 * 10 / 1e9)
+
+
+def test_votes_and_averages_by_hand():
+    from zoolib.methods.committee import average, votes
+
+    logits = np.log(np.array([[[0.6, 0.4]], [[0.6, 0.4]], [[0.01, 0.99]]]))
+    assert votes(logits).argmax(1).tolist() == [0] and average(logits).argmax(1).tolist() == [1]
+    assert average(logits)[0].tolist() == pytest.approx([1.21 / 3, 1.79 / 3])
+    tied = np.log(np.array([[[0.9, 0.1]], [[0.2, 0.8]]]))
+    assert votes(tied).argmax(1).tolist() == [0]  # one vote each: the higher mean probability decides

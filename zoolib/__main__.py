@@ -1,0 +1,215 @@
+"""The command line: `python -m zoolib --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoolib import __version__, notebooks
+from zoolib.data import manifests
+from zoolib.methods import METHODS
+from zoolib.paths import CHECKOUT, build_dir
+from zoolib.spec import PROFILES, RunSpec, ZoolibError, unknown
+
+if TYPE_CHECKING:
+    from zoolib.experiment import Report
+
+_EPILOGUE = """examples:
+  python -m zoolib list
+  python -m zoolib run cls -p dataset cars -p profile lab
+  python -m zoolib table -p dataset digits -p hub digits-zoo
+"""
+
+
+def _list(args: argparse.Namespace) -> None:
+    tables = {
+        "datasets": {name: item.title for name, item in manifests.datasets().items()},
+        "hubs": {name: f"{item.title} ({len(item.members)} models)" for name, item in manifests.hubs().items()},
+        "methods": {name: item.summary for name, item in METHODS.items()},
+        "profiles": {name: item.description for name, item in PROFILES.items()},
+        "notebooks": {
+            name: ", ".join(f"{key}={value!r}" for key, value in notebooks.defaults(path).items())
+            for name, path in notebooks.available().items()
+        },
+    }
+    if args.what and args.what not in tables:
+        raise unknown("list", args.what, tables)
+    for heading, rows in tables.items():
+        if args.what in (None, heading):
+            print(f"{heading}:")
+            for name, text in rows.items():
+                print(f"  {name:<18} {text}")
+
+
+def _given(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    return {name: value for name, value in pairs}
+
+
+def _threads() -> None:
+    if threads := os.environ.get("ZOOLIB_THREADS"):
+        import torch
+
+        torch.set_num_threads(int(threads))
+
+
+def _run(args: argparse.Namespace) -> None:
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+
+    chosen = notebooks.parameters(args.notebook, _given(args.parameters))
+    specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
+    todo = experiment.missing(specs, store)
+    for name in {spec.dataset for spec in todo}:
+        if manifests.dataset(name).source == "canonical":
+            manifests.find(manifests.dataset(name))  # say that data are absent before torch is loaded
+    if todo:
+        _threads()
+        print(f"{len(todo)} of {len(specs)} runs have no record yet; computing them", file=sys.stderr)
+    experiment.complete(specs, store)
+    if args.records_only or not notebooks.has_papermill():
+        if not args.records_only:
+            print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
+        print(f"{len(specs)} records below {store.write_root}")
+        return
+    output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
+    print(notebooks.execute(args.notebook, chosen, output))
+
+
+def _table(args: argparse.Namespace) -> None:
+    from zoolib import experiment, reference, tables
+    from zoolib.results import ResultStore
+
+    chosen = notebooks.parameters("cls", _given(args.parameters))
+    specs, store = notebooks.specs_of("cls", chosen), ResultStore.default()
+    published = reference.beside(chosen["dataset"], chosen["hub"])
+    table = tables.compare(store.frame(specs), published, specs=specs)
+    print(tables.text(table).to_string())
+    print(f"\n{tables.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
+
+
+def _record(args: argparse.Namespace) -> None:
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+    from zoolib.workflow import note_progress
+
+    try:
+        spec = RunSpec.from_dict(json.loads(Path(args.spec).read_text()))
+    except (OSError, ValueError) as error:
+        raise ZoolibError(f"{args.spec}: not a specification file ({error})") from None
+    _threads()
+    experiment.run(spec, ResultStore.default(), _reporter(note_progress))
+
+
+def _reporter(note: object) -> Report:
+    last = [0.0]
+
+    def report(spec: RunSpec, done: int, total: int, word: str) -> None:
+        if done == total or time.monotonic() - last[0] > 1:
+            last[0] = time.monotonic()
+            note(spec, done)  # type: ignore[operator]
+
+    return report
+
+
+def _workflow(args: argparse.Namespace) -> None:
+    from zoolib import workflow
+
+    workflow.run(args.target, args.profile, args.cores)
+    print(build_dir() / "book-out/_build/html/index.html" if args.target == "book" else "every record is there")
+
+
+def _html(args: argparse.Namespace) -> None:
+    from zoolib import pages
+
+    print(pages.build([Path(path) for path in args.notebooks], CHECKOUT, build_dir()))
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from zoolib.pretrain import pretrain, require
+
+    require(args.hub)
+    _threads()
+    with tqdm(unit="step") as bar:
+
+        def progress(done: int, total: int, word: str) -> None:
+            bar.total = total
+            bar.n = done
+            bar.set_postfix_str(word, refresh=False)
+            bar.update(0)
+
+        for note in pretrain(args.hub, progress=progress):
+            print(f"{note['member']}: {note['pretext_accuracy']:.1f} % on its pretext, chance {note['chance']:.1f} %")
+
+
+def _adopt(args: argparse.Namespace) -> None:
+    from zoolib.results import ResultStore
+    from zoolib.spec import profile
+
+    paths = ResultStore.default().adopt(profile(args.profile).name, CHECKOUT / "results")
+    print(f"{len(paths)} records copied to {CHECKOUT / 'results'}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, one sub-command a function above."""
+    top = argparse.ArgumentParser(
+        prog="python -m zoolib", description="Transfer from zoos and hubs of pretrained models.", epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    top.add_argument("--version", action="version", version=f"zoolib {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(function=function)
+        return sub
+
+    def parameters(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+                         help="a parameter of the notebook, repeatable; `list notebooks` shows them")  # fmt: skip
+
+    listing = command("list", _list, "list datasets, hubs, methods, profiles and notebooks")
+    listing.add_argument("what", nargs="?", help="one of those words; all when left out")
+    run = command("run", _run, "compute the runs a notebook lacks, then execute it")
+    run.add_argument("notebook", help="its name, such as cls")
+    parameters(run)
+    run.add_argument("--output", metavar="PATH", help="the executed notebook (default: below build/notebooks)")
+    run.add_argument("--records-only", action="store_true", help="compute and record; execute no notebook")
+    parameters(command("table", _table, "print the classification table of the records that exist"))
+    workflow = command("workflow", _workflow, "bring the book, or every record of a profile, up to date")
+    workflow.add_argument("target", choices=("book", "reproduce"))
+    workflow.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
+    workflow.add_argument("--cores", type=int, default=0, help="parallel jobs, one thread each (default: all cores)")
+    command("record", _record, "compute one run specification").add_argument("spec", help="a JSON file")
+    command("html", _html, "build the static book").add_argument("notebooks", nargs="*", help="executed notebooks")
+    command("pretrain", _pretrain, "make the packaged zoo again").add_argument("hub", help="digits-zoo")
+    adopt = command("adopt", _adopt, "copy a profile's recomputed records to results/, to be committed")
+    adopt.add_argument("profile", help=", ".join(PROFILES))
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it succeeded, 1 after a one-line error, 2 for a wrong command line."""
+    args = parser().parse_args(arguments)
+    try:
+        args.function(args)
+    except ZoolibError as error:
+        print(f"zoolib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("zoolib: interrupted; run it again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""The notebooks as commands: read their parameters, refuse wrong ones at once, execute into a file of their own."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoolib.files import atomic
+from zoolib.grid import grid
+from zoolib.paths import build_dir, shared
+from zoolib.spec import RunSpec, ZoolibError, unknown
+
+
+def available() -> dict[str, Path]:
+    """The project's notebooks by name."""
+    return {path.stem: path for path in sorted(shared("notebooks").glob("*.ipynb"))}
+
+
+def defaults(path: Path) -> dict[str, Any]:
+    """Parameter names and default values: the plain assignments of the cell tagged `parameters`."""
+    cells = json.loads(path.read_text())["cells"]
+    tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    body = ast.parse("".join(tagged[0]["source"])).body if tagged else []
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+
+
+def parameters(name: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """A notebook's parameters with the given texts in place of defaults.
+
+    Raises ZoolibError for an unknown notebook or parameter and for a value of another type than the default's.
+    """
+    if name not in available():
+        raise unknown("notebook", name, available())
+    chosen = defaults(available()[name])
+    for key, text in given.items():
+        if key not in chosen:
+            raise unknown(f"parameter of {name}", key, chosen)
+        chosen[key] = _typed(key, text, chosen[key])
+    return chosen
+
+
+def _typed(key: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(default, bool)
+    if fits or (isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)):
+        return type(default)(value)
+    if key == "seeds" and isinstance(value, list):
+        return value
+    raise ZoolibError(f"{key} is {text!r}; it must be {_words[type(default)]}, such as {default!r}")
+
+
+_words = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def specs_of(name: str, chosen: Mapping[str, Any]) -> list[RunSpec]:
+    """The runs that a notebook with these parameters asks for; none for a notebook that only reads records."""
+    if "methods" not in chosen:
+        return []
+    return grid(name, chosen["dataset"], chosen["hub"], chosen["methods"], chosen["profile"], chosen["seeds"])
+
+
+def output_path(name: str, chosen: Mapping[str, Any]) -> Path:
+    """build/notebooks/<name>-<what was chosen>.ipynb."""
+    changed = {k: v for k, v in chosen.items() if k in ("dataset", "hub") or v != defaults(available()[name])[k]}
+    parts = [name, *(Path(str(value)).stem.replace(",", "+").replace(" ", "") for value in changed.values())]
+    return build_dir() / "notebooks" / f"{'-'.join(parts)}.ipynb"
+
+
+def has_papermill() -> bool:
+    """Whether the packages that execute notebooks are installed; a bare GPU node has none of them."""
+    try:
+        import papermill  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
+    """Execute a notebook with these parameters; `output` appears only when every cell succeeded.
+
+    Raises ZoolibError with the failing cell's last line; the failed notebook stays beside `output`, named
+    .failed.ipynb.
+    """
+    import papermill
+
+    source = available()[name].read_text()
+    for key, value in chosen.items():  # headings cannot take papermill's parameters
+        source = source.replace("{{" + key + "}}", json.dumps(str(value))[1:-1])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
+    filled.write_text(source)
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    try:
+        papermill.execute_notebook(
+            str(filled), str(failed), dict(chosen), kernel_name="python3", progress_bar=False, log_output=False
+        )
+    except papermill.PapermillExecutionError as error:
+        raise ZoolibError(f"{name}: {error.ename}: {error.evalue} (cell {error.exec_count}; see {failed})") from None
+    finally:
+        filled.unlink(missing_ok=True)
+    with atomic(output) as file:
+        file.write(failed.read_bytes())
+    failed.unlink()
+    return output

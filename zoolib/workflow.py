@@ -1,0 +1,136 @@
+"""`make book` and `make reproduce`: write the specifications down, let Snakemake run them, show how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoolib import runtime
+from zoolib.files import atomic
+from zoolib.grid import CORE, planned
+from zoolib.paths import CHECKOUT, build_dir
+from zoolib.spec import RunSpec, ZoolibError, profile
+
+LAB_PAGE = "lab"
+
+
+def write_changed(path: Path, text: str) -> None:
+    """Write a file only where its content changes, so that its time tells the workflow what is new."""
+    if not path.is_file() or path.read_text() != text:
+        with atomic(path) as file:
+            file.write(text.encode())
+
+
+def spec_file(spec: RunSpec) -> Path:
+    """The file that hands a specification to the job that computes it."""
+    return build_dir() / "specs" / f"{spec.run_id}.json"
+
+
+def pages(profile_name: str) -> dict[str, dict[str, str]]:
+    """The notebooks of a profile's book: file stem -> parameters of `python -m zoolib run`."""
+    core = {
+        f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
+        for dataset, hub, methods in CORE[profile_name]
+    }
+    return core | {LAB_PAGE: {}}
+
+
+def prepare(profile_name: str, which: str) -> list[RunSpec]:
+    """Write down the plan and the fingerprint of the code; return the plan."""
+    specs = planned(profile_name, which)
+    (build_dir() / "logs").mkdir(parents=True, exist_ok=True)
+    for spec in specs:
+        write_changed(spec_file(spec), json.dumps(spec.to_dict(), indent=1))
+    write_changed(build_dir() / "code", runtime.code_fingerprint())
+    return specs
+
+
+def run(target: str, profile_name: str, cores: int = 0) -> None:
+    """Bring "book" or "reproduce" up to date. Raises ZoolibError with the first failed job's own words."""
+    profile(profile_name)
+    which = "core" if target == "book" else "all"
+    specs = prepare(profile_name, which)
+    cores = cores or os.cpu_count() or 1
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile"), "--cores", str(cores)]
+    command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "--directory", str(CHECKOUT)]
+    command += ["--config", f"profile={profile_name}", f"which={which}", "--", target]
+    log = build_dir() / "workflow.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    one_thread = {
+        name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ZOOLIB_THREADS")
+    }
+    began = time.time()
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_thread
+        )
+        try:
+            _watch(process, specs, began)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        raise ZoolibError(f"{target} stopped: {_reason(log, began)}")
+
+
+def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: float) -> None:
+    """A progress bar in training iterations over all runs, fed by the notes that the jobs leave."""
+    from tqdm import tqdm
+
+    total = {spec.run_id: spec.settings.iterations for spec in specs if spec.method != "ensemble"}
+    form = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}] {postfix}"
+    interval = 0.5 if sys.stderr.isatty() else 15.0
+    with tqdm(total=sum(total.values()), desc="runs", bar_format=form, mininterval=interval) as bar:
+        while process.poll() is None:
+            time.sleep(0.25)
+            notes = {run_id: read_progress(run_id, began) for run_id in total}
+            done = {spec.run_id for spec in specs if _recorded(spec) and notes.get(spec.run_id, (0, ""))[0] == 0}
+            steps = {run_id: total[run_id] if run_id in done else notes[run_id][0] for run_id in total}
+            running = [notes[i][1] for i in total if 0 < steps[i] < total[i]]
+            bar.set_postfix_str("; ".join(running) or _stage(sum(steps.values()), sum(total.values())), refresh=False)
+            bar.update(sum(steps.values()) - bar.n)
+
+
+def _stage(steps: int, total: int) -> str:
+    return "starting" if steps < total else "pages"
+
+
+def _recorded(spec: RunSpec) -> bool:
+    return (build_dir() / "records" / f"{spec.stem}.json").is_file()
+
+
+def note_progress(spec: RunSpec, done: int) -> None:
+    """Say how far a run is, for whoever watches."""
+    path = build_dir() / "progress" / spec.run_id
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{done} {spec.label}")
+
+
+def read_progress(run_id: str, since: float) -> tuple[int, str]:
+    """Iterations done and the label of a run that has said something since then; 0 and "" otherwise."""
+    path = build_dir() / "progress" / run_id
+    try:
+        if path.stat().st_mtime < since:
+            return 0, ""
+        done, _, label = path.read_text().partition(" ")
+        return int(done or 0), label
+    except (OSError, ValueError):
+        return 0, ""
+
+
+def _reason(log: Path, began: float) -> str:
+    """What the first failed job said last, else the workflow's own last line; always with the log to read on."""
+    failed = sorted((build_dir() / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)
+    for path in failed:
+        lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        if path.stat().st_mtime >= began and lines and lines[-1].startswith("zoolib: "):
+            return lines[-1].removeprefix("zoolib: ")
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "rror" in line]
+    return f"{(errors or lines or ['no output'])[-1]} (whole log: {log})"
