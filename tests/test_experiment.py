@@ -108,10 +108,13 @@ def test_complete_computes_only_what_is_lacking(store, monkeypatch):
     assert len(experiment.complete(specs, store, progress=False)) == 2
 
 
-def test_records_of_other_code_are_computed_again(store, monkeypatch):
+def test_records_of_other_code_or_other_data_are_computed_again(store, monkeypatch):
     spec = smoke("scratch")[0]
     experiment.run(spec, store)
     assert experiment.missing([spec], store) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment.manifests, "data_sha256", lambda manifest: "other")
+        assert experiment.missing([spec], store) == [spec]
     monkeypatch.setattr(runtime, "code_fingerprint", lambda: "other")
     assert experiment.missing([spec], store) == [spec]
 
@@ -140,10 +143,8 @@ def test_a_killed_job_leaves_no_half_written_record_and_goes_on_from_its_checkpo
     code += "from zoolib.__main__ import main; sys.exit(main(['record', sys.argv[1]]))"
     job = subprocess.Popen([sys.executable, "-c", code, str(file)], cwd=ROOT, env=os.environ | {"ZOOLIB_THREADS": "1"})
     checkpoint = experiment.work_dir(spec) / "checkpoint.pt"
-    for _ in range(600):
-        if checkpoint.is_file():
-            break
-        time.sleep(0.1)
+    while not checkpoint.is_file() and job.poll() is None:
+        time.sleep(0.01)
     job.send_signal(signal.SIGKILL)
     job.wait()
     assert checkpoint.is_file() and list((tmp_path / "build").rglob("records/**/*.json")) == []

@@ -98,9 +98,10 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
 
 
 def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
-    """The runs without a valid record: none at all, or one that other code computed here."""
-    code = runtime.code_fingerprint()
-    return [spec for spec in specs if not store.has(spec, code)]
+    """The runs without a valid record: none at all, or one computed here with other code or from other files."""
+    specs, code = list(specs), runtime.code_fingerprint()
+    data = {name: manifests.data_sha256(manifests.dataset(name)) for name in {spec.dataset for spec in specs}}
+    return [spec for spec in specs if not store.has(spec, code, data[spec.dataset])]
 
 
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:
@@ -110,7 +111,7 @@ def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True
     if todo:
         with _bar(len(todo), progress) as report:
             for spec in todo:
-                if not store.has(spec, runtime.code_fingerprint()):  # another run may have needed and made it
+                if missing([spec], store):  # another run may have needed it and made it
                     run(spec, store, report)
     return [store.load(spec) for spec in specs]
 

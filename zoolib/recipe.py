@@ -66,7 +66,8 @@ class Context:
         outcome = score(method, self.data, self.task, spec, self.machine)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
-        outcome.deviations = list(deviations or [])
+        held = f"{spec.settings.val_fraction:.0%} of each class's training images are held out to choose by"
+        outcome.deviations = [f"{held}; the papers train on all of them", *(deviations or [])]
         checkpoint.unlink(missing_ok=True)
         return outcome
 

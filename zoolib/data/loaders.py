@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoolib.data import augment, embedded
-from zoolib.data.manifests import DatasetManifest, Variant, find
+from zoolib.data.manifests import DatasetManifest, Variant, combined_sha256, file_sha256, find
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
 from zoolib.spec import Settings, ZoolibError
@@ -54,21 +54,7 @@ class Dataset:
     @property
     def sha256(self) -> str:
         """One checksum over both files."""
-        return hashlib.sha256((self.train.sha256 + self.test.sha256).encode()).hexdigest()
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, remembered beside the decoded cache by path, size and time of change."""
-    stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:24]
-    note = build_dir() / "cache" / "sha256" / key
-    if note.is_file() and len(text := note.read_text()) == 64:
-        return text
-    with path.open("rb") as source:
-        digest = hashlib.file_digest(source, "sha256").hexdigest()
-    with atomic(note) as file:
-        file.write(digest.encode())
-    return digest
+        return combined_sha256(self.train.sha256, self.test.sha256)
 
 
 def _square(image: Image.Image, side: int) -> np.ndarray:

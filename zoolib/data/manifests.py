@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from zoolib.paths import data_roots, shared
+from zoolib.files import atomic
+from zoolib.paths import build_dir, data_roots, shared
 from zoolib.spec import ZoolibError, unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -163,3 +165,33 @@ def find(manifest: DatasetManifest) -> Path:
         f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
         f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
     )
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, remembered beside the decoded cache by path, size and time of change."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()[:24]
+    note = build_dir() / "cache" / "sha256" / key
+    if note.is_file() and len(text := note.read_text()) == 64:
+        return text
+    with path.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+    with atomic(note) as file:
+        file.write(digest.encode())
+    return digest
+
+
+def combined_sha256(train: str, test: str) -> str:
+    """One checksum for the two files of a dataset."""
+    return hashlib.sha256((train + test).encode()).hexdigest()
+
+
+def data_sha256(manifest: DatasetManifest) -> str | None:
+    """The checksum of a dataset's files as records keep it; None for embedded data and where the files are absent."""
+    if manifest.source == "embedded":
+        return None
+    try:
+        folder = find(manifest)
+    except ZoolibError:
+        return None
+    return combined_sha256(*(file_sha256(folder / f"{split}.parquet") for split in ("train", "test")))

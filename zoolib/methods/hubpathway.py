@@ -80,7 +80,10 @@ def hub_pathway(ctx: Context) -> Outcome:
     members = ctx.hub.models()
     generator = PathwayGenerator(len(members), option("generator_width"), option("generator_size"))
     method = HubPathway(members, ctx.task, generator, option("top_k"), option("explore_weight"))
-    deviations = ["the aggregator starts as the sum of the weighted logits; the paper does not say how it starts"]
+    deviations = [
+        "the aggregator starts as the sum of the weighted logits; the paper does not say how it starts",
+        "momentum is Nesterov's and weight decay 5e-4, as in Zoo-Tuning's code; the paper names neither",
+    ]
     if (option("generator_width"), option("generator_size")) != (64, 224):
         small = f"width {option('generator_width')} on {option('generator_size')} px"
         deviations.append(
