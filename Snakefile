@@ -33,7 +33,7 @@ def inputs(wildcards):
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
     here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen.get("dataset"), chosen.get("hub"))]
-    committed = [path for path in Path("results").rglob("*.json")] if not chosen else []
+    committed = [] if here else sorted(Path("results").rglob("*.json"))
     name = wildcards.page.split("-")[0]
     return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]
 

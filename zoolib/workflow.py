@@ -12,11 +12,16 @@ from pathlib import Path
 
 from zoolib import runtime
 from zoolib.files import atomic
-from zoolib.grid import CORE, planned
+from zoolib.grid import CORE, RESNET50, planned
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
 
-LAB_PAGE = "lab"
+#: pages made of committed records, whatever the profile
+COMMITTED_PAGES = {
+    "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
+    | {"profile": "smoke"},
+    "lab": {},
+}
 
 
 def write_changed(path: Path, text: str) -> None:
@@ -37,7 +42,7 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
         for dataset, hub, methods in CORE[profile_name]
     }
-    return core | {LAB_PAGE: {}}
+    return core | COMMITTED_PAGES
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:
