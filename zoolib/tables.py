@@ -185,7 +185,11 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
             for metric, (heading, digits) in _COSTS.items()
             if metric in set(frame["metric"])
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    every, trained = (_COSTS[metric][0] for metric in ("params_m", "trainable_params_m"))
+    if {every, trained} <= set(table) and table[every].equals(table[trained]):
+        table = table.drop(columns=trained)  # all of them are trained
+    return table
 
 
 def differences(records: Sequence[Result]) -> pd.DataFrame:
