@@ -96,7 +96,12 @@ class Profile:
 
 # Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
 # test time, 0.89 G multiply-adds, which is what Hub-Pathway's supplement table 1 adds to five and to two ResNet-50s.
-_SMALL_GENERATOR = {"hub_pathway": {"generator_width": 16, "generator_size": 32}}
+_WITH_GENERATOR = ("hub_pathway", "hub_pathway_no_explore", "hub_pathway_no_exploit")
+
+
+def _generator(width: int, size: int) -> dict[str, dict[str, Any]]:
+    return {name: {"generator_width": width, "generator_size": size} for name in _WITH_GENERATOR}
+
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -117,7 +122,7 @@ PROFILES: dict[str, Profile] = {
             val_fraction=0.2,
             eval_every=2,
         ),
-        options={"hub_pathway": {"generator_width": 8, "generator_size": 16}},
+        options=_generator(8, 16),
     ),
     "mini": Profile(
         "mini",
@@ -140,7 +145,7 @@ PROFILES: dict[str, Profile] = {
             "cifar100": {"train_per_class": 40, "test_limit": 2000},
             "cars": {"image_size": 64, "decode_size": 72, "crop": "resized", "crop_scale": (0.5, 1.0)},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "lab": Profile(
         "lab",
@@ -162,7 +167,7 @@ PROFILES: dict[str, Profile] = {
             "cifar100": {"image_size": 48, "decode_size": 52, "iterations": 600, "milestones": (400, 520)},
             "cars": {"iterations": 1000, "milestones": (700, 900)},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "paper": Profile(
         "paper",
@@ -170,7 +175,7 @@ PROFILES: dict[str, Profile] = {
         "224 pixels, batch 48, 15,000 iterations, ten-crop test, three seeds; needs a GPU",
         seeds=3,
         settings=Settings(),
-        options={"hub_pathway": {"generator_width": 64, "generator_size": 224}},
+        options=_generator(64, 224),
     ),
 }
 
