@@ -96,7 +96,12 @@ class Profile:
 
 # Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
 # test time, 0.89 G multiply-adds, which is what Hub-Pathway's supplement table 1 adds to five and to two ResNet-50s.
-_SMALL_GENERATOR = {"hub_pathway": {"generator_width": 16, "generator_size": 32}}
+_WITH_GENERATOR = ("hub_pathway", "hub_pathway_no_explore", "hub_pathway_no_exploit")
+
+
+def _generator(width: int, size: int) -> dict[str, dict[str, Any]]:
+    return {name: {"generator_width": width, "generator_size": size} for name in _WITH_GENERATOR}
+
 
 # Few labels at the images' own 32 pixels, where a packaged zoo can be told from training from scratch.
 _SMALL_IMAGES: dict[str, Any] = {
@@ -123,7 +128,7 @@ PROFILES: dict[str, Profile] = {
             val_fraction=0.2,
             eval_every=2,
         ),
-        options={"hub_pathway": {"generator_width": 8, "generator_size": 16}},
+        options=_generator(8, 16),
     ),
     "mini": Profile(
         "mini",
@@ -151,7 +156,7 @@ PROFILES: dict[str, Profile] = {
             "gliders": {"train_per_class": 20},
             "tiles": {"train_per_class": 10},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "lab": Profile(
         "lab",
@@ -178,7 +183,7 @@ PROFILES: dict[str, Profile] = {
             "gliders": {**_SMALL_IMAGES, "train_per_class": 20},
             "tiles": {**_SMALL_IMAGES, "train_per_class": 10},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "paper": Profile(
         "paper",
@@ -186,7 +191,7 @@ PROFILES: dict[str, Profile] = {
         "224 pixels, batch 48, 15,000 iterations, ten-crop test, three seeds; needs a GPU",
         seeds=3,
         settings=Settings(),
-        options={"hub_pathway": {"generator_width": 64, "generator_size": 224}},
+        options=_generator(64, 224),
     ),
 }
 

@@ -23,6 +23,8 @@ class MethodCard:
     homogeneous: bool = False  # needs hub members of one architecture
     per_member: bool = False  # one run for each member of the hub
     needs: str = ""  # the method whose runs (every member, same seed) must exist first
+    weights: bool = False  # it starts from the weights of those runs, not from their logits alone
+    trains: bool = True  # False: it computes its predictions from those of the runs it needs
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def load(self) -> Callable[..., Any]:
@@ -34,6 +36,7 @@ class MethodCard:
 
 _ZOO = "Zoo-Tuning (ICML 2021)"
 _HUB = "Hub-Pathway (NeurIPS 2022)"
+_GENERATOR = {"generator_width": 64, "generator_size": 224}  # the paper's; profiles have smaller ones
 
 METHODS: dict[str, MethodCard] = {
     card.name: card
@@ -61,6 +64,72 @@ METHODS: dict[str, MethodCard] = {
             _HUB + ", table 1",
             needs="finetune",
             options={"combine": "probabilities"},
+            trains=False,
+        ),
+        MethodCard(
+            "best_single",
+            "Best single",
+            "zoolib.methods.committee:best_single",
+            "the fine-tuned member that validates best",
+            _HUB + ", table 5",
+            needs="finetune",
+            trains=False,
+        ),
+        MethodCard(
+            "ensemble_top_k",
+            "Ensemble of the top k",
+            "zoolib.methods.committee:ensemble_top_k",
+            "the k fine-tuned members that validate best, combined; the same k for every image",
+            _HUB + ", table 5",
+            needs="finetune",
+            options={"combine": "probabilities", "top_k": 2},
+            trains=False,
+        ),
+        MethodCard(
+            "oracle",
+            "Oracle",
+            "zoolib.methods.committee:oracle",
+            "for each image the fine-tuned member that does best on it, chosen with its label: a bound, not a method",
+            _HUB + ", table 5",
+            needs="finetune",
+            trains=False,
+        ),
+        MethodCard(
+            "ensemble_joint",
+            "Joint ensemble",
+            "zoolib.methods.committee:ensemble_joint",
+            "all members trained at once on the loss of their mean probability",
+            _HUB + ", supplement, table 1",
+        ),
+        MethodCard(
+            "distill",
+            "Distillation",
+            "zoolib.methods.distill:distill",
+            "the ensemble of the fine-tuned members distilled into one network",
+            "Hinton et al. 2015; baseline of both papers",
+            needs="finetune",
+            weights=True,
+            options={"temperature": 4.0, "soft_weight": 0.5},
+        ),
+        MethodCard(
+            "knowledge_flow",
+            "Knowledge Flow",
+            "zoolib.methods.flow:knowledge_flow",
+            "a student whose stages lean on those of all members, and learn to do without",
+            "Liu, Peng and Schwing, ICLR 2019; baseline of both papers",
+            homogeneous=True,
+            options={"dependency_weight": 1.0},
+        ),
+        MethodCard(
+            "model_soups",
+            "Model Soups",
+            "zoolib.methods.soup:model_soups",
+            "the mean of the weights of several fine-tunings of one member",
+            "Wortsman et al., ICML 2022; baseline of Hub-Pathway",
+            homogeneous=True,
+            needs="finetune",
+            weights=True,
+            options={"soup": "greedy"},
         ),
         MethodCard(
             "zoo_tuning",
@@ -86,9 +155,96 @@ METHODS: dict[str, MethodCard] = {
             "zoolib.methods.hubpathway:hub_pathway",
             "a generator routes each image through the k members it weighs highest; an aggregator joins their logits",
             _HUB,
-            options={"top_k": 2, "explore_weight": 0.3, "generator_width": 64, "generator_size": 224},
+            options={"top_k": 2, "explore_weight": 0.3, **_GENERATOR},
+        ),
+        MethodCard(
+            "hub_pathway_random_path",
+            "Hub-Pathway, random path",
+            "zoolib.methods.hubpathway:random_path",
+            "random weights in the place of the generator's",
+            _HUB + ", table 4",
+            options={"top_k": 2},
+        ),
+        MethodCard(
+            "hub_pathway_no_explore",
+            "Hub-Pathway without explore",
+            "zoolib.methods.hubpathway:no_explore",
+            "without the exploration loss, which is λ = 0",
+            _HUB + ", table 4",
+            options={"top_k": 2, **_GENERATOR},
+        ),
+        MethodCard(
+            "hub_pathway_no_exploit",
+            "Hub-Pathway without exploit",
+            "zoolib.methods.hubpathway:no_exploit",
+            "without the loss of each activated member on its own",
+            _HUB + ", table 4",
+            options={"top_k": 2, "explore_weight": 0.3, **_GENERATOR},
+        ),
+        MethodCard(
+            "hub_pathway_task_level",
+            "Hub-Pathway, one path for all",
+            "zoolib.methods.hubpathway:task_level",
+            "one learned set of weights for the whole task in the place of the generator's",
+            _HUB + ", section 4.4, in its own terms",
+            options={"top_k": 2, "explore_weight": 0.3},
+        ),
+        MethodCard(
+            "fe",
+            "FE",
+            "zoolib.methods.features:fe",
+            "a linear classifier on the concatenated features of the pretrained members, which stay as they are",
+            "Zoo-Tuning, supplement, table 1",
+        ),
+        MethodCard(
+            "fe_finetuned",
+            "FE + fine-tuned",
+            "zoolib.methods.features:fe_finetuned",
+            "the same on the features of the fine-tuned members",
+            "Zoo-Tuning, supplement, table 1",
+            needs="finetune",
+            weights=True,
+        ),
+        MethodCard(
+            "ced",
+            "CED",
+            "zoolib.methods.features:ced",
+            "the members' features distilled into one backbone with a head for each; a classifier reads all heads",
+            "Zoo-Tuning, supplement, table 1",
+            options={"feature_weight": 1.0},
+        ),
+        MethodCard(
+            "ced_finetuned",
+            "CED + fine-tuned",
+            "zoolib.methods.features:ced_finetuned",
+            "the same with the features of the fine-tuned members",
+            "Zoo-Tuning, supplement, table 1",
+            needs="finetune",
+            weights=True,
+            options={"feature_weight": 1.0},
         ),
     )
+}
+
+
+#: methods that are asked for together: "all" is every method of the table, the others are named for what they fill
+SETS: dict[str, tuple[str, ...]] = {
+    "all": tuple(METHODS),
+    "core": ("scratch", "finetune", "ensemble", "zoo_tuning", "lite_zoo_tuning", "hub_pathway"),
+    "table1": (
+        "finetune",
+        "ensemble",
+        "distill",
+        "knowledge_flow",
+        "model_soups",
+        "lite_zoo_tuning",
+        "zoo_tuning",
+        "hub_pathway",
+    ),
+    "table2": ("finetune", "ensemble", "distill", "hub_pathway"),
+    "table4": ("hub_pathway_random_path", "hub_pathway_no_explore", "hub_pathway_no_exploit", "hub_pathway"),
+    "table5": ("best_single", "ensemble_top_k", "hub_pathway", "oracle"),
+    "features": ("ced", "ced_finetuned", "fe", "fe_finetuned", "zoo_tuning"),
 }
 
 
