@@ -24,19 +24,20 @@ LAYERS = (
     ("experiment", "pretrain"),
     ("methods.*", "rl.*"),
     ("recipe",),
-    ("train",),
+    ("train", "features"),
     ("hub", "data.loaders", "tasks"),
-    ("method", "losses", "layers.surgery", "layers.pathway", "transferability", "data.augment", "data.fetch", "grid"),
-    ("layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
+    ("method", "losses", "regularizers", "layers.surgery", "layers.pathway", "transferability", "data.augment", "data.fetch", "grid"),
+    ("evidence", "layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
     ("data.manifests", "methods", "storage", "runtime"),
     ("spec", "paths", "files"),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "claims", "widgets", "pages", "cards", "apidoc"}
+REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "apidoc"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
+READABLE |= {"transferability", "evidence", "complexity"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
-NOTEBOOK_MODULES = {"experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
+NOTEBOOK_MODULES = {"complexity", "rankings", "rankfigures", "experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
 
 
 def modules() -> dict[str, Path]:

@@ -231,11 +231,11 @@ def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     labels = check_labels(labels)
     centred = check_features(features, len(labels)).astype(np.float64)
     centred = centred - centred.mean(0)
-    left, sigma, _ = np.linalg.svd(centred, full_matrices=False)
-    left = left[:, sigma > max(centred.shape) * evidence.EPS * max(sigma[0], evidence.EPS)]
+    _, sigma, right = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
+    kept = sigma > max(centred.shape) * evidence.EPS * sigma[0]
     hot = one_hot(labels)
-    means = (hot.T @ left) ** 2 / hot.sum(0)[:, None]  # (C, r): whitened class means, weighted by the class sizes
-    return float(means.sum())
+    sums = hot.T @ centred @ (right[kept].T / sigma[kept])  # (C, r), of whitened features over each class
+    return float((sums**2 / hot.sum(0)[:, None]).sum())
 
 
 def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = 1e-4) -> float:
