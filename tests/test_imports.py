@@ -23,6 +23,7 @@ LAYERS = (
     ("workflow", "notebooks"),
     ("experiment", "pretrain"),
     ("methods.*", "rl.*"),
+    ("methods.guided",),
     ("recipe",),
     ("train", "features"),
     ("hub", "data.loaders", "tasks"),
