@@ -23,12 +23,14 @@ LAYERS = (
     ("workflow", "notebooks"),
     ("experiment", "pretrain"),
     ("methods.*", "rl.*"),
+    ("methods.guided",),
     ("recipe",),
-    ("train",),
+    ("train", "features"),
     ("hub", "data.loaders", "tasks"),
     (
         "method",
         "losses",
+        "regularizers",
         "layers.surgery",
         "layers.pathway",
         "layers.lateral",
@@ -37,7 +39,7 @@ LAYERS = (
         "data.fetch",
         "grid",
     ),
-    ("layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
+    ("evidence", "layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
     ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial"),
     ("data.scenes",),
     ("data.render",),
@@ -45,10 +47,11 @@ LAYERS = (
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "claims", "widgets", "pages", "cards", "apidoc"}
+REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "apidoc"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
+READABLE |= {"transferability", "evidence", "complexity"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
-NOTEBOOK_MODULES = {"experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
+NOTEBOOK_MODULES = {"complexity", "rankings", "rankfigures", "experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
 
 
 def modules() -> dict[str, Path]:

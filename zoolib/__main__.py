@@ -24,6 +24,7 @@ _EPILOGUE = """examples:
   python -m zoolib list
   python -m zoolib run cls -p dataset cars -p profile lab
   python -m zoolib table -p dataset digits -p hub digits-zoo
+  python -m zoolib rank digits --hub imagenet-lite
 """
 
 
@@ -91,6 +92,18 @@ def _table(args: argparse.Namespace) -> None:
     table = tables.compare(store.frame(specs), published, specs=specs)
     print(tables.text(table).to_string())
     print(f"\n{tables.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
+
+
+def _rank(args: argparse.Namespace) -> None:
+    from zoolib import experiment, rankings, tables
+    from zoolib.results import ResultStore
+
+    specs, store = experiment.grid("cls", args.dataset, args.hub, ["rank"], args.profile, 1), ResultStore.default()
+    if experiment.missing(specs, store):
+        _threads()
+    experiment.rank(args.hub, args.dataset, args.profile, store)
+    print(rankings.text(rankings.table(store.frame(specs))).to_string())
+    print(f"\n{tables.summary(store.records(specs))}")
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -183,6 +196,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output", metavar="PATH", help="the executed notebook (default: below build/notebooks)")
     run.add_argument("--records-only", action="store_true", help="compute and record; execute no notebook")
     parameters(command("table", _table, "print the classification table of the records that exist"))
+    ranking = command("rank", _rank, "score every model of a hub on a dataset, without training")
+    ranking.add_argument("dataset", help="its name, such as digits")
+    ranking.add_argument("--hub", default="imagenet-lite", help="a hub, or your own YAML (default: imagenet-lite)")
+    ranking.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
     workflow = command("workflow", _workflow, "bring the book, or every record of a profile, up to date")
     workflow.add_argument("target", choices=("book", "reproduce"))
     workflow.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")

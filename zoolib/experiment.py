@@ -19,7 +19,7 @@ from zoolib.spec import RunSpec
 if TYPE_CHECKING:
     from zoolib.recipe import Finished, Outcome
 
-__all__ = ["complete", "grid", "missing", "run", "work_dir"]
+__all__ = ["complete", "grid", "missing", "rank", "run", "work_dir"]
 
 Report = Callable[[RunSpec, int, int, str], None]  # spec, iteration, iterations, a word
 
@@ -114,6 +114,17 @@ def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True
                 if missing([spec], store):  # another run may have needed it and made it
                     run(spec, store, report)
     return [store.load(spec) for spec in specs]
+
+
+def rank(
+    hub: str, dataset: str, profile_name: str = "mini", store: ResultStore | None = None, progress: bool = True
+) -> list[Result]:
+    """The transferability scores of every member of a hub on a dataset, computed where they have no record.
+
+    Features are extracted once for each model, in batches, and cached by model and data. `zoolib.rankings.table` of the
+    records' frame ranks them. Raises ZoolibError for unknown names and for absent data or weights.
+    """
+    return complete(grid("cls", dataset, hub, ["rank"], profile_name, 1), store or ResultStore.default(), progress)
 
 
 class _bar:

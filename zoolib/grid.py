@@ -61,7 +61,15 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
 
 def allowed(card: MethodCard, hub: HubManifest) -> bool:
     """Whether a hub is of the kind that a method needs."""
-    return hub.homogeneous or not card.homogeneous
+    return (hub.homogeneous or not card.homogeneous) and bool(_members(card, hub))
+
+
+def _members(card: MethodCard, hub: HubManifest, only: Iterable[str] = ()) -> list[str]:
+    """The members that a method has a run for, those of `only` where it names any; [""] for one run of the whole hub."""
+    if not card.per_member:
+        return [""]
+    names = [hub.member(name).name for name in only] or [member.name for member in hub.members]
+    return [name for name in names if hub.member(name).source_head or not card.source_head]
 
 
 def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[MethodCard]:
@@ -76,6 +84,11 @@ def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[Metho
     if not cards:
         raise ZoolibError(f"no method was named; use one of {', '.join(SETS)}, or some of: {', '.join(METHODS)}")
     for card in cards:
+        if not _members(card, hub):
+            raise ZoolibError(
+                f"{card.name} needs the classifier of the pre-training, and no member of {hub.name!r} has one; "
+                "use a hub of classifiers such as imagenet-lite"
+            )
         if not allowed(card, hub):
             raise ZoolibError(
                 f"{card.name} needs a hub of one architecture, because it joins layers position by position, and "
@@ -111,10 +124,13 @@ def grid(
     methods: str | Iterable[str] = "all",
     profile_name: str = "mini",
     seeds: int | Iterable[int] = 0,
+    members: Iterable[str] = (),
+    label_fraction: float = 1.0,
     **options: Any,
 ) -> list[RunSpec]:
     """Every run of (dataset, hub, methods, profile, seeds), seed by seed, runs that others need first.
 
+    `members` keeps only these where a method has a run for each; `label_fraction` trains on that share of the labels.
     `options` (such as top_k=1) change the options of the methods that have them. Raises ZoolibError for an unknown or
     unfitting name or value, before anything is computed.
     """
@@ -125,13 +141,16 @@ def grid(
     for name in options:
         if name not in known:
             raise unknown("method option", name, known)
-    settings = chosen_profile.resolve(data.name)
+    settings = dataclasses.replace(chosen_profile.resolve(data.name), train_fraction=label_fraction)
+    chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile)
     specs = []
-    for seed in _seeds(seeds, chosen_profile):
+    for seed in chosen_seeds:
         for card in choose_methods(methods, models):
-            members = [member.name for member in models.members] if card.per_member else [""]
+            if card.deterministic and seed != chosen_seeds[0]:
+                continue
+            names = _members(card, models, chosen)
             values = _options(card, chosen_profile, options)
-            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in members]
+            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in names]
     return specs
 
 

@@ -156,6 +156,17 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
     return HubModel(member, network)
 
 
+def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
+    """A pretrained member as its backbone, which returns features, and its source head, None where it has none."""
+    if not member.source_head:
+        return build(member), None
+    model = build(member, keep_head=True)
+    parent, attribute = last_linear(model.backbone)
+    head = getattr(parent, attribute)
+    setattr(parent, attribute, nn.Identity())
+    return model, head
+
+
 class Hub:
     """A hub by name (or the path of your own YAML): its manifest and its models, built when asked for."""
 

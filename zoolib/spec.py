@@ -54,6 +54,7 @@ class Settings:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of RandomResizedCrop
     test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits summed
     train_per_class: int = 0  # training images kept per class; 0 = all
+    train_fraction: float = 1.0  # share of the training images kept of each class, the same ones for every method
     test_limit: int = 0  # test images scored (a fixed class-balanced subset); 0 = all
     val_fraction: float = 0.1  # share of each class's training images held out for choosing; never trained on
     eval_every: int = 1_000  # iterations between validation points of the curve
@@ -73,6 +74,8 @@ class Settings:
             raise ZoolibError(
                 f"decode_size {self.decode_size} is below image_size {self.image_size}; raise decode_size"
             )
+        if not 0 < self.train_fraction <= 1:
+            raise ZoolibError(f"train_fraction is {self.train_fraction}; use a share above 0 and up to 1, such as 0.15")
         if not 0 < self.val_fraction < 1:
             raise ZoolibError(f"val_fraction is {self.val_fraction}; use a share between 0 and 1, such as 0.1")
 
@@ -245,6 +248,8 @@ class RunSpec:
         """Plain JSON types; `from_dict` reads them back."""
         out = dataclasses.asdict(self)
         out["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["settings"].items()}
+        if out["settings"]["train_fraction"] == 1:  # younger than many records, whose ids it must not change
+            del out["settings"]["train_fraction"]
         out["options"] = dict(self.options)
         return out
 

@@ -96,6 +96,11 @@ class MemberManifest(_Strict):
     licence: str
     url: str | None = None
 
+    @property
+    def source_head(self) -> bool:
+        """Whether it brings the classifier of its own pre-training: packaged and random networks bring none."""
+        return not self.architecture.startswith("zoolib:") and self.weights != "random"
+
 
 class HubManifest(_Strict):
     """A hub: pretrained models that are transferred together."""
