@@ -26,7 +26,7 @@ LAYERS = (
     ("methods.guided",),
     ("recipe",),
     ("train", "features"),
-    ("hub", "data.loaders", "tasks"),
+    ("hub", "data.loaders", "data.own", "tasks"),
     (
         "method",
         "losses",
@@ -39,7 +39,21 @@ LAYERS = (
         "data.fetch",
         "grid",
     ),
-    ("evidence", "layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
+    (
+        "evidence",
+        "layers.adaagg",
+        "nets",
+        "data.embedded",
+        "data.convert",
+        "data.download",
+        "data.formats.matlab",
+        "results",
+        "reference",
+    ),
+    ("data.formats.faces",),
+    ("data.formats.*",),
+    ("data.formats.archives",),
+    ("data.formats",),
     ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial"),
     ("data.scenes",),
     ("data.render",),
@@ -51,7 +65,19 @@ REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", 
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
-NOTEBOOK_MODULES = {"complexity", "rankings", "rankfigures", "experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
+NOTEBOOK_MODULES = {
+    "complexity",
+    "rankings",
+    "rankfigures",
+    "experiment",
+    "results",
+    "tables",
+    "figures",
+    "widgets",
+    "claims",
+    "reference",
+    "data.manifests",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -44,7 +44,10 @@ def test_the_gradient_is_that_of_finite_differences(name: str):
 
 
 def test_distances_of_weights_are_those_worked_out_by_hand():
-    weights, start = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])], [torch.tensor([0.0, 4.0]), torch.tensor([[1.0]])]
+    weights, start = (
+        [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])],
+        [torch.tensor([0.0, 4.0]), torch.tensor([[1.0]])],
+    )
     assert reg.squared_distance(weights, start) == (1 + 4 + 4) / 2
     assert reg.squared_distance(weights) == (1 + 4 + 9) / 2
     fisher = [torch.tensor([2.0, 0.5]), torch.tensor([[0.0]])]

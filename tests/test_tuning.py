@@ -90,7 +90,9 @@ def test_frozen_networks_stay_in_evaluation_mode_and_are_not_counted(name):
     assert sum(p.numel() for p in method.parameters()) == own + extra.get(name, 0)
 
 
-@pytest.mark.parametrize(("name", "decay"), [("l2_sp", 0.0), ("ewc", 0.0), ("delta", 0.0), ("bss", None), ("lwf", None)])
+@pytest.mark.parametrize(
+    ("name", "decay"), [("l2_sp", 0.0), ("ewc", 0.0), ("delta", 0.0), ("bss", None), ("lwf", None)]
+)
 def test_pulls_towards_the_start_replace_weight_decay(name, decay):
     (group,) = built(name).param_groups(0.01)
     assert group.get("weight_decay") == decay and group["lr"] == 0.01
@@ -123,10 +125,14 @@ def test_delta_compares_the_last_convolution_of_each_stage_and_silencing_a_filte
         for channel in (0, 7, 15):
             kept = kernel[channel].clone()
             kernel[channel] = 0
-            assert rises[channel].item() == pytest.approx((F.cross_entropy(network(x) @ weights, labels) - base).item(), abs=1e-5)
+            assert rises[channel].item() == pytest.approx(
+                (F.cross_entropy(network(x) @ weights, labels) - base).item(), abs=1e-5
+            )
             kernel[channel] = kept
     (attention,) = filter_attention(network, [name], x, labels, lambda f: f @ weights)
-    assert torch.allclose(attention, regularizers.attention(rises), atol=1e-6) and attention.sum().item() == pytest.approx(1)
+    assert torch.allclose(
+        attention, regularizers.attention(rises), atol=1e-6
+    ) and attention.sum().item() == pytest.approx(1)
 
 
 def test_lwf_starts_near_the_pretrained_answers_and_its_teacher_does_not_follow(batch):
@@ -225,7 +231,9 @@ def test_the_cache_key_follows_model_images_and_sizes_and_nothing_else():
     changed = [
         features.key(HUB.manifest.member("jigsaw"), data, settings, "train", "float32"),
         features.key(member, data, dataclasses.replace(settings, image_size=16), "train", "float32"),
-        features.key(member, dataclasses.replace(data, variant="", rows={"train": data.rows["val"]}), settings, "train", ""),
+        features.key(
+            member, dataclasses.replace(data, variant="", rows={"train": data.rows["val"]}), settings, "train", ""
+        ),
         features.key(member, data, settings, "val", "float32"),
         features.key(member, data, settings, "train", "bfloat16"),
     ]

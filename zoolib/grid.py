@@ -137,6 +137,12 @@ def grid(
     if task != "cls":
         raise unknown("task", task, ["cls"])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
+    if data.task != task:
+        raise ZoolibError(
+            f"dataset {dataset!r} is for the task {data.task!r}, not {task!r}; `list datasets` shows others"
+        )
+    if dataset not in manifests.datasets() and data.name in manifests.own():
+        dataset = data.name  # its YAML may move; its name does not
     known = {name for card in METHODS.values() for name in card.options}
     for name in options:
         if name not in known:

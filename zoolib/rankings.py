@@ -36,7 +36,9 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     for name in _KEY:
         if frame[name].nunique() > 1:
             raise ZoolibError(f"a ranking takes one {name}, not {', '.join(frame[name].unique())}; filter the frame")
-    wide = frame[frame["metric"].isin(SCORES)].pivot_table(index="member", columns="metric", values="value", dropna=False)
+    wide = frame[frame["metric"].isin(SCORES)].pivot_table(
+        index="member", columns="metric", values="value", dropna=False
+    )
     wide = wide.reindex(columns=list(SCORES)).reset_index()
     hub = next(iter(frame["hub"]), "")
     wide.insert(1, "title", [title("", name, hub).lstrip(", ") for name in wide["member"]])
@@ -198,7 +200,9 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
         names = tuple(order[: int(value)]) if value.isdigit() else tuple(sorted(value.split(","), key=order.index))
         values = group["value"]
         chosen = set(names) == set(order[: len(names)])
-        rows.append({"teachers": names, "mean": values.mean(), "std": values.std(), "seeds": len(values), "chosen": chosen})
+        rows.append(
+            {"teachers": names, "mean": values.mean(), "std": values.std(), "seeds": len(values), "chosen": chosen}
+        )
     table = pd.DataFrame(rows, columns=["teachers", "mean", "std", "seeds", "chosen"])
     table = table.drop_duplicates("teachers", ignore_index=True)
     return table.sort_values("mean", ascending=False, ignore_index=True)
@@ -222,7 +226,9 @@ def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
     for row in table.to_dict("records"):
         marks = {titles[name]: "✓" if name in row["teachers"] else "" for name in titles}
         accuracy = f"{row['mean']:.1f}" + ("" if pd.isna(row["std"]) else f" ± {row['std']:.1f}")
-        rows.append(marks | {"accuracy (%)": accuracy, "seeds": str(row["seeds"]), "LogME's": "✓" if row["chosen"] else ""})
+        rows.append(
+            marks | {"accuracy (%)": accuracy, "seeds": str(row["seeds"]), "LogME's": "✓" if row["chosen"] else ""}
+        )
     out = pd.DataFrame(rows)
     out.index = pd.Index([str(i + 1) for i in range(len(out))], name="place")
     return out

@@ -236,8 +236,8 @@ class RunSpec:
     def stem(self) -> str:
         """The record's path below a store, without its ending."""
         member = f"-{self.member}" if self.member else ""
-        hub = PurePath(self.hub).stem  # your own hub is named by the path of its YAML
-        folder = f"{self.task}/{self.dataset}/{hub}/{self.profile}"
+        dataset, hub = PurePath(self.dataset).stem, PurePath(self.hub).stem  # your own are named by the paths of YAMLs
+        folder = f"{self.task}/{dataset}/{hub}/{self.profile}"
         return f"{folder}/{self.method}{member}-s{self.seed}-{self.run_id}"
 
     def option(self, name: str) -> Any:

@@ -52,7 +52,9 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
         raise ZoolibError(f"{len(features)} {name} and {count} labels; pass one label a sample")
     bad = np.flatnonzero(~np.isfinite(features).all(1))
     if len(bad):
-        raise ZoolibError(f"{name} of sample {bad[0]} are not finite (and of {len(bad)} samples in all); drop or fix them")
+        raise ZoolibError(
+            f"{name} of sample {bad[0]} are not finite (and of {len(bad)} samples in all); drop or fix them"
+        )
     return features
 
 
@@ -62,7 +64,9 @@ def check_labels(labels: np.ndarray, what: str = "labels") -> np.ndarray:
     if labels.ndim != 1 or len(labels) == 0:
         raise ZoolibError(f"{what} are {labels.shape}; pass (N,) with at least one sample")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ZoolibError(f"{what} are of type {labels.dtype}; pass whole numbers 0..C-1, or regression=True for values")
+        raise ZoolibError(
+            f"{what} are of type {labels.dtype}; pass whole numbers 0..C-1, or regression=True for values"
+        )
     if labels.min() < 0:
         raise ZoolibError(f"{what} start at {labels.min()}; number the classes 0..C-1")
     if labels.max() >= len(labels) or (np.bincount(labels) == 0).any():
@@ -95,9 +99,7 @@ def _check_values(values: np.ndarray) -> np.ndarray:
 # LogME ----------------------------------------------------------------------------------------------------------------
 
 
-def logme(
-    features: np.ndarray, targets: np.ndarray, algorithm: str = "auto", regression: bool = False
-) -> LogME:
+def logme(features: np.ndarray, targets: np.ndarray, algorithm: str = "auto", regression: bool = False) -> LogME:
     """Logarithm of the maximum evidence of a linear model on frozen features (You et al., ICML 2021 and JMLR 2022).
 
     Features (N, D) of any real type; targets are labels (N,) in 0..C-1, one regression on 0 and 1 for each class, or,
@@ -214,7 +216,9 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
     """
     labels, source_labels = check_labels(labels), np.asarray(source_labels)
     if source_labels.shape != labels.shape or not np.issubdtype(source_labels.dtype, np.integer):
-        raise ZoolibError(f"source labels are {source_labels.shape} {source_labels.dtype}; pass {len(labels)} whole numbers")
+        raise ZoolibError(
+            f"source labels are {source_labels.shape} {source_labels.dtype}; pass {len(labels)} whole numbers"
+        )
     joint = one_hot(np.unique(source_labels, return_inverse=True)[1]).T @ one_hot(labels) / len(labels)  # (Cs, C)
     share = joint / joint.sum(1, keepdims=True)
     return float((joint * np.log(np.where(joint > 0, share, 1.0))).sum())
@@ -332,7 +336,9 @@ def weighted_kendall(scores: np.ndarray, accuracies: np.ndarray) -> float:
 
     scores, accuracies = np.asarray(scores, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
     if scores.shape != accuracies.shape or scores.ndim != 1 or len(scores) < 2:
-        raise ZoolibError(f"{scores.shape} scores and {accuracies.shape} accuracies; pass one of each for 2 or more models")
+        raise ZoolibError(
+            f"{scores.shape} scores and {accuracies.shape} accuracies; pass one of each for 2 or more models"
+        )
     if len(np.unique(scores)) == 1 or len(np.unique(accuracies)) == 1:
         return float("nan")
     return float(weightedtau(scores, accuracies).statistic)

@@ -86,7 +86,9 @@ def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
     order = sorted(ranked, key=lambda name: -ranked[name].score)
     if asked.strip().isdigit():
         if not 1 <= int(asked) <= len(order):
-            raise ZoolibError(f"teachers is {asked!r}; use 1 to {len(order)}, the number of models in the hub, or names")
+            raise ZoolibError(
+                f"teachers is {asked!r}; use 1 to {len(order)}, the number of models in the hub, or names"
+            )
         return order[: int(asked)]
     names = [name.strip() for name in asked.split(",") if name.strip()]
     if not names or any(name not in ranked for name in names):
@@ -94,7 +96,9 @@ def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
     return names
 
 
-_SMALL = "settings of this profile; the published ones are learning rate 1e-3 (head 1e-2), 9,050 iterations, a step at 6,000"
+_SMALL = (
+    "settings of this profile; the published ones are learning rate 1e-3 (head 1e-2), 9,050 iterations, a step at 6,000"
+)
 
 
 def b_tuning(ctx: Context) -> Outcome:
@@ -106,7 +110,11 @@ def b_tuning(ctx: Context) -> Outcome:
     own, trade_off = ranked[ctx.spec.member].weights, float(ctx.spec.option("trade_off"))
     method = BTuning(ctx.hub.model(ctx.spec.member), ctx.task, own, teachers, list(weights.values()), trade_off)
     shown = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
-    notes = [f"teachers and their weights: {shown}", "squared distance averaged over classes; no source says how", _SMALL]
+    notes = [
+        f"teachers and their weights: {shown}",
+        "squared distance averaged over classes; no source says how",
+        _SMALL,
+    ]
     return ctx.fit(method, notes)
 
 

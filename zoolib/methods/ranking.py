@@ -70,5 +70,7 @@ def _baselines(ctx: Context, found: Features) -> dict[str, float]:
     new = np.asarray(found.splits["val"]), found.labels["val"]
     return {
         "linear_probe": transferability.linear_probe(train[rows], labels[rows], *new),
-        "nearest_neighbours": transferability.nearest_neighbours(train, labels, *new, k=int(ctx.spec.option("neighbours"))),
+        "nearest_neighbours": transferability.nearest_neighbours(
+            train, labels, *new, k=int(ctx.spec.option("neighbours"))
+        ),
     }

@@ -22,7 +22,9 @@ from zoolib.transferability import logme
 
 Terms = dict[str, Tensor]
 Classifier = Callable[[Tensor], Tensor]
-_PROTOCOL = "trained as every method of this book; the library that these settings come from trains 20 epochs of 500 steps"
+_PROTOCOL = (
+    "trained as every method of this book; the library that these settings come from trains 20 epochs of 500 steps"
+)
 
 
 class Anchored(Guided):
@@ -338,7 +340,9 @@ def co_tuning(ctx: Context) -> Outcome:
     member = ctx.hub.manifest.member(ctx.spec.member)
     found = features.extract(member, ctx.data, ctx.spec.settings, ctx.machine, splits=("train",))
     source = torch.from_numpy(found.source_probabilities("train"))
-    relation = regularizers.category_relation(source, torch.from_numpy(found.labels["train"]), ctx.data.manifest.num_classes)
+    relation = regularizers.category_relation(
+        source, torch.from_numpy(found.labels["train"]), ctx.data.manifest.num_classes
+    )
     note = "p(source | target) is the mean source softmax of a class, without calibration"
     return ctx.fit(CoTuning(model, head, ctx.task, relation, **_options(ctx, "trade_off")), [_PROTOCOL, note])
 
@@ -352,8 +356,6 @@ def bss(ctx: Context) -> Outcome:
 def bi_tuning(ctx: Context) -> Outcome:
     """Contrastive losses of classifier and projection."""
     names = ("trade_off", "queue", "momentum", "temperature", "projection")
-    method = BiTuning(
-        ctx.hub.model(ctx.spec.member), ctx.task, ctx.data.manifest.num_classes, **_options(ctx, *names)
-    )
+    method = BiTuning(ctx.hub.model(ctx.spec.member), ctx.task, ctx.data.manifest.num_classes, **_options(ctx, *names))
     note = "query and key are the same view of an image, which the slow copy alone tells apart"
     return ctx.fit(method, [_PROTOCOL, note])
