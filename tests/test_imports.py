@@ -61,9 +61,10 @@ LAYERS = (
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "apidoc"}
+REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "sheets", "apidoc"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
+READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
     "complexity",

@@ -76,10 +76,20 @@ def test_a_dataset_card_states_every_field_of_its_manifest(name: str) -> None:
     assert f"{manifest.sizes.train:,} train, {manifest.sizes.test:,} test" in card
     assert ("flips are used" in card) == manifest.flip
     assert manifest.paper_column is None or f"`{manifest.paper_column}`" in card
+    assert all(digest in card for digest in manifest.sha256.values())
+    assert all(f"`{value}`" in card for value in (manifest.of, manifest.apart_from, *manifest.classes) if value)
+    assert manifest.source == "embedded" or f"{manifest.folder}/train.parquet" in card
     for variant in manifest.variants:
         assert variant.name in card and " ".join(variant.note.split()) in flat
         assert all(digest in card for digest in variant.sha256.values())
         assert f"{variant.sizes.train:,} train, {variant.sizes.test:,} test" in card
+
+
+def test_every_picture_of_a_page_is_there_and_every_picture_is_shown(book: Path, tmp_path: Path) -> None:
+    pages.write_pages(book, tmp_path / "out", [])
+    texts = [path.read_text() for path in (tmp_path / "out/data").glob("*.md")]
+    shown = [name for text in texts for name in re.findall(r"^```\{figure\} (\S+)$", text, re.MULTILINE)]
+    assert sorted(shown) == sorted(path.name for path in (tmp_path / "out/data").glob("*.jpg")) and len(shown) >= 10
 
 
 @pytest.mark.parametrize("name", sorted(manifests.hubs()))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,3 +264,15 @@ def test_nothing_but_the_object_depends_on_its_class(name: str) -> None:
     clutter = (first.owner < 0) & (second.owner < 0)
     assert np.array_equal(first.points[clutter], second.points[clutter])
     assert np.array_equal(first.colour[clutter], second.colour[clutter])
+
+
+def test_the_examples_of_the_book_run_and_give_the_shapes_they_state() -> None:
+    page = (Path(__file__).parent.parent / "book/data/rendered.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    seen, drawn = names["seen"], names["scenes"]
+    assert (seen.images.shape, seen.mask.shape) == ((64, 48, 48, 3), (64, 48, 48))
+    assert (seen.boxes.shape, seen.keypoints.shape, seen.visible.shape) == ((64, 3, 4), (64, 3, 4, 2), (64, 3, 4))
+    assert drawn.objects.shape == (64, 3) and drawn.label.shape == drawn.fine.shape == (64,)
+    assert np.array_equal(names["over"].mask, seen.mask)

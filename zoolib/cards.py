@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zoolib import apidoc
-from zoolib.data import manifests
+from zoolib.data import embedded, manifests
 from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
 from zoolib.spec import PROFILES, Profile, Settings, ZoolibError
@@ -64,7 +64,7 @@ def _stated(what: str, value: str) -> str:
 def dataset_card(manifest: DatasetManifest) -> str:
     """One dataset's page: what it is, how to get it, its licence and citation, and every known set of files."""
     licence = _stated(f"dataset {manifest.name!r}", manifest.licence)
-    embedded = manifest.source == "embedded"
+    installed = manifest.source == "embedded"
     facts = {
         "name": f"`{manifest.name}`",
         "task": "image classification" if manifest.task == "cls" else manifest.task,
@@ -72,14 +72,22 @@ def dataset_card(manifest: DatasetManifest) -> str:
         "images": f"{_number(manifest.sizes.train)} train, {_number(manifest.sizes.test)} test",
         "mirrored images": "keep their class: flips are used" if manifest.flip else "change their class: no flips",
         "source": "embedded: comes with the installed packages"
-        if embedded
+        if installed
         else "canonical: Parquet files on your disk",
         "licence": licence,
         "home page": _link(manifest.homepage),
         "papers' column": f"`{manifest.paper_column}`" if manifest.paper_column else "none: not in the papers",
+        "classes of": _dataset_link(manifest.of),
+        "shares no image with": _dataset_link(manifest.apart_from),
     }
+    facts |= {f"SHA-256 of {split} pixels and labels": f"`{digest}`" for split, digest in manifest.sha256.items()}
     parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
+    parts += _pictures(manifest.name) if installed else []
     parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
+    if manifest.classes:
+        parts += ["## Classes\n", ", ".join(f"`{name}`" for name in manifest.classes) + "\n"]
+    if manifest.name in embedded.FAMILIES:
+        parts += ["## Labels\n", _labels(manifest.name)]
     if manifest.variants:
         parts.append("## Known files\n")
         parts.append("A run recognises its files by their checksums and records the variant beside every number.\n")
@@ -88,12 +96,39 @@ def dataset_card(manifest: DatasetManifest) -> str:
     return "\n".join(parts)
 
 
+def _dataset_link(name: str | None) -> str:
+    return f"[`{name}`]({name}.md)" if name else ""
+
+
+def _pictures(name: str) -> list[str]:
+    """The sheets of a dataset as figures of a page in the same folder."""
+    from zoolib import sheets  # loads matplotlib
+
+    return [
+        f"```{{figure}} {name}-{kind}.jpg\n:alt: {sheet.alt}\n\n{sheet.caption}\n```\n"
+        for kind, sheet in sheets.SHEETS[name].items()
+    ]
+
+
+def _labels(name: str) -> str:
+    """What every scene of a rendered dataset is labelled with."""
+    family = embedded.FAMILIES[name]
+    objects = "one object" if family.objects == 1 else f"up to {family.objects} objects"
+    rows = [
+        ("class", ", ".join(family.classes)),
+        ("fine class", "the class itself" if family.fine_classes == family.classes else "; ".join(family.fine_classes)),
+        ("objects", f"{objects}, each with mask, box and four keypoints: {', '.join(family.object_classes)}"),
+    ]
+    intro = f'`embedded.described("{name}", split)` returns the scenes, and [the renderer](rendered.md) their labels.\n'
+    return intro + "\n" + table(("label", "values"), rows)
+
+
 def _how_to_get(manifest: DatasetManifest) -> str:
     if manifest.source == "embedded":
         return f"Nothing to do: `python -m zoolib run cls -p dataset {manifest.name}` works on any machine.\n"
     return (
-        f"Put `train.parquet` and `test.parquet` into a folder `{manifest.name}/` and name the folder above it:\n\n"
-        f"```bash\nexport ZOOLIB_DATA=/data    # holds {manifest.name}/train.parquet and {manifest.name}/test.parquet\n"
+        f"Put `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above it:\n\n"
+        f"```bash\nexport ZOOLIB_DATA=/data    # holds {manifest.folder}/train.parquet and its test.parquet\n"
         f"python -m zoolib run cls -p dataset {manifest.name}\n```\n\n"
         "The columns are described in [Add a dataset](../extend/dataset.md).\n"
     )

@@ -96,6 +96,7 @@ def write_pages(book_dir: Path, out_dir: Path, notebooks: Sequence[Path]) -> lis
     for name, text in pages.items():
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (out_dir / name).write_text(text)
+    _draw_sheets(out_dir / "data")
     _fill(out_dir / "results/index.md", "notebooks", _listing({stem: title for stem, (title, _) in executed.items()}))
     _fill(out_dir / "methods/index.md", "methods", cards.method_table())
     _fill(out_dir / "data/index.md", "datasets", cards.dataset_table())
@@ -105,6 +106,15 @@ def write_pages(book_dir: Path, out_dir: Path, notebooks: Sequence[Path]) -> lis
     contents["parts"] = [part for part in (_expand(part, out_dir, order) for part in contents["parts"]) if part]
     (out_dir / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
     return _check_contents(contents, out_dir)
+
+
+def _draw_sheets(folder: Path) -> None:
+    """The pictures that the cards of embedded datasets show."""
+    from zoolib import sheets  # loads matplotlib
+
+    for dataset, kinds in sheets.SHEETS.items():
+        for kind in kinds:
+            (folder / f"{dataset}-{kind}.jpg").write_bytes(sheets.jpeg(dataset, kind))
 
 
 def _fill(page: Path, mark: str, text: str) -> None:

@@ -127,6 +127,7 @@ class Family:
     object_classes: tuple[str, ...]
     seed: int
     sizes: dict[str, int]  # multiples of the number of fine classes
+    objects: int = 1  # of a scene, at most
 
 
 FAMILIES = {
@@ -147,7 +148,13 @@ FAMILIES = {
         sizes={"train": 2016, "test": 1008},
     ),
     "tiles": Family(
-        aerial.tiles, aerial.USES, aerial.LAYOUTS, aerial.ELEMENTS, seed=103, sizes={"train": 2000, "test": 1008}
+        aerial.tiles,
+        aerial.USES,
+        aerial.LAYOUTS,
+        aerial.ELEMENTS,
+        seed=103,
+        sizes={"train": 2000, "test": 1008},
+        objects=aerial.SLOTS,
     ),
 }
 SIZE = 32  # pixels; the side of a rendered image
