@@ -104,10 +104,13 @@ def _paint(scenes: Scenes, canvas: np.ndarray, mask: np.ndarray) -> None:
         solid = rows[scenes.opacity[rows, slot] >= 0.5]
         seen = share[scenes.opacity[rows, slot] >= 0.5] >= 0.5
         mask[solid] = np.where(seen, scenes.owner[solid, slot, None, None] + np.int8(1), mask[solid])
-        share = (share * scenes.opacity[rows, slot, None, None])[:, None]
-        below = canvas[rows]
-        below += share * (scenes.colour[rows, slot, :, None, None] - below)
-        canvas[rows] = below
+        share *= scenes.opacity[rows, slot, None, None]
+        for channel in range(3):
+            below = canvas[rows, channel]
+            change = scenes.colour[rows, slot, channel, None, None] - below
+            change *= share
+            below += change
+            canvas[rows, channel] = below
 
 
 # Signed distances -----------------------------------------------------------------------------------------------------
