@@ -80,7 +80,7 @@ def dataset_card(manifest: DatasetManifest) -> str:
         "classes of": _dataset_link(manifest.of),
         "shares no image with": _dataset_link(manifest.apart_from),
     }
-    facts |= {f"SHA-256 of {split} pixels and labels": f"`{digest}`" for split, digest in manifest.sha256.items()}
+    facts |= {f"SHA-256, {split}": f"`{digest}`" for split, digest in manifest.sha256.items()}
     parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
     parts += _pictures(manifest.name) if installed else []
     parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
@@ -115,9 +115,9 @@ def _labels(name: str) -> str:
     family = embedded.FAMILIES[name]
     objects = "one object" if family.objects == 1 else f"up to {family.objects} objects"
     rows = [
-        ("class", ", ".join(family.classes)),
+        ("class", "; ".join(family.classes)),
         ("fine class", "the class itself" if family.fine_classes == family.classes else "; ".join(family.fine_classes)),
-        ("objects", f"{objects}, each with mask, box and four keypoints: {', '.join(family.object_classes)}"),
+        ("objects", f"{objects}, with mask, box and four keypoints, of the kinds {'; '.join(family.object_classes)}"),
     ]
     intro = f'`embedded.described("{name}", split)` returns the scenes, and [the renderer](rendered.md) their labels.\n'
     return intro + "\n" + table(("label", "values"), rows)
@@ -126,10 +126,11 @@ def _labels(name: str) -> str:
 def _how_to_get(manifest: DatasetManifest) -> str:
     if manifest.source == "embedded":
         return f"Nothing to do: `python -m zoolib run cls -p dataset {manifest.name}` works on any machine.\n"
+    run = "" if manifest.apart_from else f"python -m zoolib run cls -p dataset {manifest.name}\n"
     return (
         f"Put `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above it:\n\n"
-        f"```bash\nexport ZOOLIB_DATA=/data    # holds {manifest.folder}/train.parquet and its test.parquet\n"
-        f"python -m zoolib run cls -p dataset {manifest.name}\n```\n\n"
+        f"```bash\nexport ZOOLIB_DATA=/data    # the folder that holds {manifest.folder}/train.parquet\n"
+        f"{run}```\n\n"
         "The columns are described in [Add a dataset](../extend/dataset.md).\n"
     )
 

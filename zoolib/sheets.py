@@ -69,6 +69,7 @@ def samples(name: str, columns: int = 12) -> Figure:
     )
     axes = figure.subplots()
     axes.imshow(picture, interpolation="antialiased")
+    axes.set_anchor("E")
     _bare(axes)
     cell = images.shape[1] * zoom + gap
     axes.set_yticks([cell * row + (cell - gap) / 2 for row in range(len(names))], names, fontsize=7.5)
@@ -191,7 +192,7 @@ def _card(name: str) -> dict[str, Sheet]:
     first = Sheet(
         lambda: samples(name),
         f"Sample images of {name}, one row for each class",
-        "Training images of every class, at the size at which they enter a model, enlarged.",
+        "Training images of every class, enlarged.",
     )
     if name == "textures":
         where = "Where the patches come from. No two share a pixel, and test bands keep apart from the others."
