@@ -63,7 +63,7 @@ def samples(name: str, columns: int = 12) -> Figure:
     gap, zoom = 6, max(1, 64 // images.shape[1])
     picture = _tiled(shown, gap, zoom)
     names = [text.replace(", ", ",\n", 1) for text in classes]
-    words = 0.1 + 0.07 * max(len(line) for text in names for line in text.splitlines())  # inches that they take
+    words = 0.22 + 0.066 * max(len(line) for text in names for line in text.splitlines())  # inches that they take
     figure = Figure(
         figsize=(_WIDTH, (_WIDTH - words) * picture.shape[0] / picture.shape[1] + 0.1), layout="constrained"
     )
