@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def mean_weights(frame: pd.DataFrame, titles: dict[str, str]) -> Figure:
             axes.barh(y, values.mean(), height=0.9 * height, color=colours[member], gid="mean")
             axes.plot(values, np.full(len(values), y), "o", ms=3, color="0.15", gid="seeds")
     axes.axvline(1 / len(members), color="0.35", lw=1, ls=(0, (3, 2)), gid="equal")
-    where = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate("equal", (1 / len(members), 1), (3, 1), size=8.5, **where)
     _by_dataset(axes, datasets)
     axes.set_xlim(0)

@@ -68,7 +68,7 @@ def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> 
     rows = _rows(table, specs, hub)
     columns: dict[str, list[str]] = {}
     for dataset in specs:
-        here = wide.xs(dataset, level="dataset") if dataset in wide.index.get_level_values("dataset") else wide[:0]
+        here = wide[wide.index.get_level_values("dataset") == dataset]
         champion = stats.best(ranked(here))
         columns[f"{dataset}, here"] = [_cell(here, name, name == champion) for name in rows]
         if (column := manifests.dataset(dataset).paper_column) is not None:
