@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoolib import cost_tables, costs, experiment, grid
+from zoolib import analysis_figures, cost_tables, costs, experiment, grid
 from zoolib.hub import Hub
 from zoolib.layers import surgery
 from zoolib.results import ResultStore
@@ -83,6 +83,11 @@ def test_costs_are_measured_without_data_and_shown_beside_the_papers(store):
     assert cost_tables.complexity(found).loc["One model", "paper's "] == "4.11"
     assert cost_tables.speed(found, ["finetune"]).loc["One model", "time over one model"] == "1.00"
     assert cost_tables.image_time(found).loc["Hub-Pathway", "paper's "] == "0.023"
+    growth = cost_tables.growth(found)
+    assert set(growth["models"]) == set(costs.GROWTH) and (growth[growth["models"] == 2]["ratio"] == 1).all()
+    drawn = analysis_figures.growth(growth).axes[0]
+    (line,) = [line for line in drawn.lines if line.get_gid() == "train"]
+    assert list(line.get_ydata()) == growth[growth["mode"] == "train"]["ratio"].tolist()
 
 
 def test_every_step_runs_on_the_machine_it_is_given(store):

@@ -93,6 +93,37 @@ def _by_dataset(axes: Axes, datasets: Sequence[str]) -> None:
 
 
 @_styled
+def growth(frame: pd.DataFrame) -> Figure:
+    """Time of one step of Hub-Pathway over the number of models in its hub, as multiples of the smallest hub's.
+
+    The band is 15 % either way; dotted is what running all models takes. Raises ZoolibError when the frame is empty.
+    """
+    if frame.empty:
+        raise ZoolibError("nothing to draw: the frame is empty; measure the costs first")
+    figure = Figure(figsize=(_WIDTH * 0.7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    counts = sorted(frame["models"].unique())
+    axes.axhspan(0.85, 1.15, color="0.93", lw=0)
+    axes.plot(
+        counts,
+        [count / counts[0] for count in counts],
+        color="0.5",
+        ls=(0, (1, 1.5)),
+        label="all models run",
+        gid="all",
+    )
+    for mode, colour, name in (("train", "#009E73", "training step"), ("eval", "#0072B2", "evaluation")):
+        chosen = frame[frame["mode"] == mode]
+        axes.plot(chosen["models"], chosen["ratio"], "o-", ms=4.5, color=colour, label=name, gid=mode)
+    axes.set_xticks(counts)
+    axes.set_ylim(0, max(2.0, 1.15 * frame["ratio"].max()))
+    axes.set_xlabel("Models in the hub, of which k = 2 run for an image")
+    axes.set_ylabel(f"Time over a hub of {counts[0]}")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@_styled
 def sweep(frame: pd.DataFrame, label: str, own: float) -> Figure:
     """Test accuracy over the values of one option: a line through the means, a dot for each seed, `own` marked.
 

@@ -138,6 +138,17 @@ def memory(found: Sequence[Result]) -> pd.DataFrame:
     return _frame(rows)
 
 
+def growth(found: Sequence[Result]) -> pd.DataFrame:
+    """Time of Hub-Pathway as its hub grows, over that of its smallest hub: mode, models, ratio."""
+    cost = _costs(found).get("hub_pathway", {})
+    rows = []
+    for mode in ("train", "eval"):
+        start = f"growth_{mode}_"
+        times = {int(name.removeprefix(start)): v for name, v in cost.items() if name.startswith(start) and v}
+        rows += [(mode, count, times[count] / times[min(times)]) for count in sorted(times)]
+    return pd.DataFrame(rows, columns=["mode", "models", "ratio"])
+
+
 def methods_of(hub: str, profile: str) -> list[str]:
     """The methods whose costs this hub can show, in the order of their table."""
     return [spec.method for spec in costs(hub, profile)]
