@@ -98,6 +98,15 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
             raise
     if process.returncode:
         raise ZoolibError(f"{target} stopped: {_reason(log, began)}")
+    if target == "reproduce":
+        tidy(specs)
+
+
+def tidy(specs: Sequence[RunSpec]) -> None:
+    """Remove the weights that runs kept for others, when a whole plan is recorded; logits are small and stay."""
+    for spec in specs:
+        for path in (build_dir() / "work" / spec.run_id).glob("*.safetensors"):
+            path.unlink()
 
 
 def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: float) -> None:
