@@ -21,7 +21,7 @@ def record(spec):
 
 def data_files(spec):
     manifest = manifests.dataset(spec.dataset)
-    folder = manifests.find(manifest) if manifest.source == "canonical" else None
+    folder = manifests.find(manifest) if manifest.source == "canonical" and spec.task != "cost" else None
     return [folder / "train.parquet", folder / "test.parquet"] if folder else []
 
 
@@ -32,7 +32,8 @@ def inputs(wildcards):
 
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
-    here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen.get("dataset"), chosen.get("hub"))]
+    datasets = {chosen.get("dataset"), *chosen.get("datasets", "").split(",")}
+    here = [s for s in SPECS.values() if s.hub == chosen.get("hub") and (s.dataset in datasets or s.task == "cost")]
     committed = [] if here else sorted(Path("results").rglob("*.json"))
     name = wildcards.page.split("-")[0]
     return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]

@@ -69,6 +69,32 @@ def _eval_step(method: Method, x: Tensor) -> Step:
     return step
 
 
+TIMES = {"train": 2.3, "eval": None}  # the most that hub_pathway at k = 2, generator included, may cost
+GROWTH, FLAT = (2, 5, 10, 20), 1.15
+
+
+def growth() -> list[Row]:
+    """Time of hub_pathway at k = 2 as the hub grows, over that of the smallest hub; about a minute. Limit: 1."""
+    torch.manual_seed(0)
+    task = Classification(CLASSES)
+    x, target = torch.rand(BATCH, 3, SIZE, SIZE), torch.randint(CLASSES, (BATCH,))
+    methods = {
+        count: HubPathway([_member(i) for i in range(count)], task, PathwayGenerator(count, 16, 32), top_k=2)
+        for count in GROWTH
+    }
+    rows = []
+    for mode in ("train", "eval"):
+        steps = {
+            str(count): _train_step(method, x, target) if mode == "train" else _eval_step(method, x)
+            for count, method in methods.items()
+        }
+        times = interleaved(steps, repeats=15, seconds=30)
+        for count in GROWTH[1:]:
+            what = f"time of hub_pathway, k=2 of {count} models over k=2 of {GROWTH[0]}, {mode}"
+            rows.append(Row(what, times[str(count)] / times[str(GROWTH[0])], 1.0, FLAT, higher_is_better=False))
+    return rows
+
+
 def run() -> list[Row]:
     """Throughput over a single model for k = 1, 2, with and without the generator; about 30 seconds. Limit: 1 / k."""
     torch.manual_seed(0)
@@ -91,4 +117,7 @@ def run() -> list[Row]:
             goal = 0.9 * limit if "without" in name else {1: None, 2: 0.44}[int(name[2])]
             what = f"throughput of hub_pathway over a single model, {name}, {mode}"
             rows.append(Row(what, times["single"] / times[name], limit, goal, higher_is_better=True))
-    return rows
+        over = times["k=2 with generator"] / times["single"]
+        what = f"time of hub_pathway over a single model, k=2 with generator, {mode}"
+        rows.append(Row(what, over, 2.0, TIMES[mode], higher_is_better=False))
+    return rows + growth()

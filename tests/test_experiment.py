@@ -258,6 +258,15 @@ def test_the_plan_is_rewritten_only_where_it_changes():
     assert times == {spec.run_id: workflow.spec_file(spec).stat().st_mtime_ns for spec in first}
 
 
+def test_kept_weights_go_when_a_whole_plan_is_recorded_and_logits_stay(store):
+    spec = smoke("finetune")[0]
+    experiment.run(spec, store)
+    kept = experiment.work_dir(spec)
+    assert (kept / "weights.safetensors").is_file()
+    workflow.tidy([spec])
+    assert [path.name for path in kept.iterdir()] == ["logits.npz"]
+
+
 def test_progress_notes_of_an_earlier_workflow_are_ignored():
     spec = smoke("scratch")[0]
     workflow.note_progress(spec, 3)

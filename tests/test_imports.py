@@ -22,7 +22,7 @@ LAYERS = (
     ("__main__",),
     ("workflow", "notebooks"),
     ("experiment", "pretrain"),
-    ("methods.*", "rl.*"),
+    ("methods.*", "rl.*", "costs"),
     ("methods.guided",),
     ("recipe",),
     ("train", "features"),
@@ -61,7 +61,23 @@ LAYERS = (
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "sheets", "apidoc"}
+REPORTS = {
+    "cost_tables",
+    "tables",
+    "paper_tables",
+    "stats",
+    "analyses",
+    "analysis_figures",
+    "figures",
+    "rankings",
+    "rankfigures",
+    "claims",
+    "widgets",
+    "pages",
+    "cards",
+    "sheets",
+    "apidoc",
+}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
@@ -70,9 +86,14 @@ NOTEBOOK_MODULES = {
     "complexity",
     "rankings",
     "rankfigures",
+    "cost_tables",
     "experiment",
     "results",
     "tables",
+    "paper_tables",
+    "stats",
+    "analyses",
+    "analysis_figures",
     "figures",
     "widgets",
     "claims",

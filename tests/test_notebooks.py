@@ -21,6 +21,17 @@ NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
     "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"core"', "profile": '"mini"', "seeds": "0"},
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
+    "table": {
+        "table": '"table5_data_dependent"',
+        "hub": '"digits-zoo"',
+        "datasets": '"digits"',
+        "profile": '"mini"',
+        "seeds": "0",
+        "focus": '"Hub-Pathway"',
+    },
+    "ablation": {"hub": '"digits-zoo"', "datasets": '"digits"', "profile": '"mini"'},
+    "pathways": {"hub": '"digits-zoo"', "datasets": '"digits"', "profile": '"mini"'},
+    "cost": {"hub": '"resnet50-random"', "profile": '"paper"'},
 }
 
 
@@ -135,3 +146,17 @@ def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert len(errors) == 1 and errors[0].ename == "ZoolibError"
     assert len("\n".join(errors[0].traceback).splitlines()) == 1
+
+
+def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_train(tmp_path: Path):
+    synthetic.fill(ResultStore(tmp_path / "records"), "digits", "digits-zoo", "finetune,hub_pathway,best_single")
+    for name, parameters, expected, figures in (
+        ("table", ["datasets=digits,cifar100"], "| Hub-Pathway | 89.0 ± 1.0 | not run | 83.31 |", 0),
+        ("ablation", [], "| Hub-Pathway | 89.0 ± 1.0 |", 3),
+        ("pathways", [], "best member on validation", 2),
+        ("cost", [], "| One model | not run | 23.71 |", 0),
+    ):
+        done, notebook = execute(name, tmp_path, *parameters)
+        assert done.returncode == 0, done.stderr
+        assert expected in "\n".join(outputs(notebook, "text/markdown")), name
+        assert len(outputs(notebook, "image/svg+xml")) == figures, name

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from zoolib import notebooks, workflow
 from zoolib.data.manifests import hub
-from zoolib.grid import CORE, choose_methods, grid, needed, planned, sweep
+from zoolib.grid import CORE, choose_methods, costs, grid, needed, planned, sweep
 from zoolib.methods import METHODS, SETS
 from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError, profile
 
@@ -147,3 +148,17 @@ def test_every_recipe_in_the_table_exists():
     for card in METHODS.values():
         assert callable(card.load()) and card.summary and card.paper
         assert not card.needs or card.needs in METHODS
+
+
+def test_every_page_of_the_book_has_a_notebook_and_parameters_that_it_knows():
+    for name in CORE:
+        for stem, chosen in workflow.pages(name).items():
+            given = {key: str(value) for key, value in chosen.items()}
+            assert notebooks.parameters(stem.split("-")[0], given), stem
+
+
+def test_cost_plans_need_no_other_run_and_one_member_where_there_is_one_run_each():
+    specs = costs("imagenet-lite", "mini")
+    assert [s.method for s in specs] == ["finetune", "ensemble_joint", "distill", "hub_pathway"]
+    assert {s.task for s in specs} == {"cost"} and not any(needed(s) for s in specs)
+    assert {s.settings.batch_size for s in costs("resnet50-random", "paper")} == {12}

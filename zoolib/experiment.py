@@ -42,6 +42,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     from zoolib.train import Machine
 
     manifest = manifests.dataset(spec.dataset)
+    if spec.task == "cost":
+        return _measure(spec, store, manifest.num_classes, report)
     data = loaders.load(manifest, spec.settings)
     device = runtime.device()
     runtime.keep_freed_memory()
@@ -62,6 +64,23 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     return store.save(
         Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
     )
+
+
+def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report | None) -> Result:
+    """What a method costs: counted, and measured on random images."""
+    from zoolib.costs import measure
+    from zoolib.train import Machine
+
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    device = runtime.device()
+    runtime.keep_freed_memory()
+    machine = Machine(device, runtime.precision(spec.settings.precision, device))
+    runtime.seed_everything(spec.seed)
+    metrics = measure(spec, num_classes, machine)
+    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, runtime.code_fingerprint())
+    if report:
+        report(spec, spec.settings.iterations, spec.settings.iterations, "measured")
+    return store.save(Result(spec, {"cost": metrics}, provenance))
 
 
 def _finished(
@@ -100,8 +119,10 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
 def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
     """The runs without a valid record: none at all, or one computed here with other code or from other files."""
     specs, code = list(specs), runtime.code_fingerprint()
-    data = {name: manifests.data_sha256(manifests.dataset(name)) for name in {spec.dataset for spec in specs}}
-    return [spec for spec in specs if not store.has(spec, code, data[spec.dataset])]
+    data = {
+        name: manifests.data_sha256(manifests.dataset(name)) for name in {s.dataset for s in specs if s.task != "cost"}
+    }
+    return [spec for spec in specs if not store.has(spec, code, data[spec.dataset] if spec.task != "cost" else None)]
 
 
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:

@@ -47,6 +47,27 @@ ANALYSES: dict[str, tuple[Plan, ...]] = {
     name: (Plan("digits", "digits-zoo", "all", 1), *sweep("digits", "digits-zoo", 1)) for name in ("smoke", "mini")
 }
 
+#: hubs whose costs are measured, by what is planned and profile
+COSTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "core": {"mini": ("digits-zoo",)},
+    "all": {"mini": ("digits-zoo", "imagenet-lite"), "paper": ("resnet50-random",)},
+}
+
+#: what the cost tables measure: one network, all at once, and the ways between (no data, no training)
+COST_METHODS = "finetune,ensemble_joint,distill,knowledge_flow,lite_zoo_tuning,zoo_tuning,hub_pathway"
+
+
+def costs(hub: str, profile_name: str, dataset: str = "cifar100") -> list[RunSpec]:
+    """The measurements of one hub's costs: the methods that fit it, with one member for all where there is one each.
+
+    The dataset lends its number of classes; no image of it is read.
+    """
+    models = manifests.hub(hub)
+    cards = [method(name) for name in COST_METHODS.split(",") if allowed(method(name), models)]
+    specs = grid("cost", dataset, hub, [card.name for card in cards], profile_name, 1)
+    return [spec for spec in specs if spec.member in ("", models.members[0].name)]
+
+
 #: Zoo-Tuning on the papers' architecture: a few steps from random weights show that it runs and what it costs
 RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
 
@@ -134,10 +155,10 @@ def grid(
     `options` (such as top_k=1) change the options of the methods that have them. Raises ZoolibError for an unknown or
     unfitting name or value, before anything is computed.
     """
-    if task != "cls":
-        raise unknown("task", task, ["cls"])
+    if task not in ("cls", "cost"):
+        raise unknown("task", task, ["cls", "cost"])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
-    if data.task != task:
+    if data.task != task and task != "cost":
         raise ZoolibError(
             f"dataset {dataset!r} is for the task {data.task!r}, not {task!r}; `list datasets` shows others"
         )
@@ -149,6 +170,8 @@ def grid(
             raise unknown("method option", name, known)
     settings = dataclasses.replace(chosen_profile.resolve(data.name), train_fraction=label_fraction)
     chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile)
+    if task == "cost" and profile_name == "paper":
+        settings = dataclasses.replace(settings, batch_size=12)  # at which Hub-Pathway's supplement measures
     specs = []
     for seed in chosen_seeds:
         for card in choose_methods(methods, models):
@@ -163,7 +186,7 @@ def grid(
 def needed(spec: RunSpec) -> list[RunSpec]:
     """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed."""
     needs = METHODS[spec.method].needs
-    if not needs:
+    if not needs or spec.task == "cost":
         return []
     found = grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed])
     return [dataclasses.replace(other, settings=spec.settings) for other in found]
@@ -179,4 +202,5 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
         for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
     ]
     everything = [run for spec in specs for run in [*needed(spec), spec]]
+    everything += [spec for hub in COSTS[which].get(name, ()) for spec in costs(hub, name)]
     return list(dict.fromkeys(everything))

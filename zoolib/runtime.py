@@ -40,6 +40,7 @@ _NUMERIC = (
     "features.py",
     "regularizers.py",
     "experiment.py",
+    "costs.py",
     "layers/*.py",
     "methods/*.py",
     "weights/**/*.safetensors",

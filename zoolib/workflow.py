@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoolib import runtime
 from zoolib.files import atomic
-from zoolib.grid import CORE, RESNET50, planned
+from zoolib.grid import ANALYSES, CORE, RESNET50, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
@@ -22,6 +22,20 @@ COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
     "lab": {},
+    "table-lab-table2": {"table": "table2_heterogeneous", "hub": "imagenet-lite", "datasets": "cifar100,cars"}
+    | {"profile": "lab"},
+    "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
+    "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
+}
+
+#: pages of the papers' tables and analyses, on what every book computes
+_HERE = {"hub": "digits-zoo", "datasets": "digits"}
+ANALYSIS_PAGES = {
+    "table-table1": {"table": "table1_homogeneous", **_HERE},
+    "table-table5": {"table": "table5_data_dependent", **_HERE},
+    "table-features": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning", **_HERE},
+    "ablation": _HERE,
+    "pathways": _HERE,
 }
 
 
@@ -43,7 +57,8 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
         for dataset, hub, methods in CORE[profile_name]
     }
-    return core | COMMITTED_PAGES
+    analyses = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
+    return core | {name: {**page, "profile": profile_name} for name, page in analyses.items()} | COMMITTED_PAGES
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:
@@ -83,6 +98,15 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
             raise
     if process.returncode:
         raise ZoolibError(f"{target} stopped: {_reason(log, began)}")
+    if target == "reproduce":
+        tidy(specs)
+
+
+def tidy(specs: Sequence[RunSpec]) -> None:
+    """Remove the weights that runs kept for others, when a whole plan is recorded; logits are small and stay."""
+    for spec in specs:
+        for path in (build_dir() / "work" / spec.run_id).glob("*.safetensors"):
+            path.unlink()
 
 
 def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: float) -> None:

@@ -1,0 +1,96 @@
+"""Costs against counts by hand, and against the published numbers of five ResNet-50s."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from zoolib import analysis_figures, cost_tables, costs, experiment, grid
+from zoolib.hub import Hub
+from zoolib.layers import surgery
+from zoolib.results import ResultStore
+from zoolib.train import Machine
+
+
+def test_multiply_adds_of_a_small_network_by_hand():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 5))
+    matrix, norms = costs.multiply_adds(net, torch.rand(2, 3, 4, 4))
+    assert matrix == 2 * (16 * 4 * 27 + 64 * 5) and norms == 2 * 2 * 64
+
+
+def test_what_is_kept_for_the_backward_pass_by_hand():
+    square = type("Square", (nn.Module,), {"forward": lambda self, x: self.layer(x).exp().sin()})()
+    square.layer = nn.Linear(4, 8)
+    # a linear layer keeps its input (not counted), exp its output and sin its input: one storage
+    assert costs.kept_for_backward(square, torch.rand(3, 4)) == 3 * 8 * 4
+    assert costs.kept_for_backward(square.requires_grad_(False), torch.rand(3, 4)) == 0
+
+
+def test_a_resnet_50_has_the_published_parameters_and_operations():
+    backbone = Hub("resnet50-random").model("imagenet").eval()
+    net = nn.Sequential(backbone, nn.Linear(2048, 100))
+    with torch.no_grad():
+        matrix, norms = costs.multiply_adds(net, torch.rand(1, 3, 224, 224))
+    assert sum(p.numel() for p in net.parameters()) / 1e6 == pytest.approx(23.71, abs=0.005)
+    assert (matrix + norms) / 1e9 == pytest.approx(4.11, abs=0.005)  # and 4.12 in the other table
+
+
+def test_aligning_the_authors_kernels_takes_22_65_g_a_step_and_their_parameters_explain_inference():
+    with torch.device("meta"):
+        from torchvision.models import resnet50
+
+        model = resnet50()
+        model.fc = nn.Identity()
+        layers = surgery.gate_layers(surgery.aggregate([model] * 5)).values()
+    step = sum(layer.alignment.numel() * layer.weight.shape[2] for layer in layers if layer.alignment is not None)
+    aligned = sum(layer.alignment.numel() for layer in layers if layer.alignment is not None)
+    assert step / 1e9 == pytest.approx(22.65, abs=0.01)
+    assert aligned == 5 * (64**2 + 6 * 256**2 + 3 * 512**2)
+    kernels = sum(layer.weight.numel() for layer in layers)
+    gates = sum(p.numel() for layer in layers for p in layer.gate.parameters())
+    norms, head = 53_120, 100 * 2049
+    assert (kernels + gates + norms + head) / 1e6 == pytest.approx(122.54, abs=0.01)  # published, at inference
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    return ResultStore(tmp_path / "records")
+
+
+def test_costs_are_measured_without_data_and_shown_beside_the_papers(store):
+    specs = grid.costs("digits-zoo", "smoke")
+    assert [s.method for s in specs] == cost_tables.methods_of("digits-zoo", "smoke")
+    assert set(grid.COST_METHODS.split(",")) == {s.method for s in specs} and grid.needed(specs[-1]) == []
+    for spec in specs:
+        if spec.method != "lite_zoo_tuning":
+            experiment.run(dataclasses.replace(spec), store)
+    found = cost_tables.records(store, "digits-zoo", "smoke")
+    cost = {r.spec.method: r.metrics["cost"] for r in found}
+    one, joint = cost["finetune"], cost["ensemble_joint"]
+    assert joint["params_m"] == pytest.approx(3 * one["params_m"])
+    assert joint["gmacs_norm"] == pytest.approx(3 * one["gmacs_norm"])
+    assert joint["models_mb"] == pytest.approx(3 * one["models_mb"], rel=0.02)
+    assert cost["distill"]["inference_params_m"] == one["params_m"] == cost["distill"]["trainable_params_m"]
+    assert cost["distill"]["train_gmacs"] == pytest.approx(4 * one["train_gmacs"])
+    assert cost["zoo_tuning"]["step_gmacs"] > 0 and one["step_gmacs"] == pytest.approx(0, abs=1e-9)
+    assert cost["hub_pathway"]["generator_mb"] > 0 and one["train_iterations_per_second"] > 0
+    assert experiment.missing(specs, store) == [s for s in specs if s.method == "lite_zoo_tuning"]
+    counted = cost_tables.counted(found, cost_tables.methods_of("digits-zoo", "smoke"))
+    assert counted.loc["Knowledge Flow", "paper's"] == "169.1" and counted.loc["Lite Zoo-Tuning"].iloc[0] == "not run"
+    assert cost_tables.memory(found).loc["Hub-Pathway", "paper's "] == "274"
+    assert cost_tables.complexity(found).loc["One model", "paper's "] == "4.11"
+    assert cost_tables.speed(found, ["finetune"]).loc["One model", "time over one model"] == "1.00"
+    assert cost_tables.image_time(found).loc["Hub-Pathway", "paper's "] == "0.023"
+    growth = cost_tables.growth(found)
+    assert set(growth["models"]) == set(costs.GROWTH) and (growth[growth["models"] == 2]["ratio"] == 1).all()
+    drawn = analysis_figures.growth(growth).axes[0]
+    (line,) = [line for line in drawn.lines if line.get_gid() == "train"]
+    assert list(line.get_ydata()) == growth[growth["mode"] == "train"]["ratio"].tolist()
+
+
+def test_every_step_runs_on_the_machine_it_is_given(store):
+    (spec,) = [s for s in grid.costs("digits-zoo", "smoke") if s.method == "finetune"]
+    found = costs.measure(spec, 10, Machine(torch.device("cpu"), "bfloat16"))
+    assert all(value >= 0 for value in found.values())

@@ -1,0 +1,170 @@
+"""The papers' classification tables, recomputed: methods down, datasets across. Records in, frames out; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from zoolib import reference, stats, tables
+from zoolib.data import manifests
+from zoolib.grid import grid
+from zoolib.results import ResultStore
+from zoolib.spec import RunSpec, ZoolibError, unknown
+
+#: published table -> the set of methods that fills it, and its title
+CONTENTS = {
+    "table1_homogeneous": ("table1", "Hub-Pathway, table 1: a hub of one architecture"),
+    "table2_heterogeneous": ("table2", "Hub-Pathway, table 2: a hub of several architectures"),
+    "table4_ablation": ("table4", "Hub-Pathway, table 4: ablation"),
+    "table5_data_dependent": ("table5", "Hub-Pathway, table 5: one model, the best two, or one for each image"),
+    "supp_table1_feature_baselines": ("features", "Zoo-Tuning, supplement, table 1: feature baselines"),
+}
+NOT_RANKED = ("oracle",)  # reads the labels
+_METRIC = "top1_accuracy"
+
+
+def split(names: str) -> list[str]:
+    """Dataset names of a comma-separated parameter."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def specs_of(table: str, hub: str, datasets: Sequence[str], profile: str, seeds: int = 0) -> dict[str, list[RunSpec]]:
+    """The runs that fill a published table, by dataset. Raises ZoolibError for an unknown table or name."""
+    if table not in CONTENTS:
+        raise unknown("published table of methods", table, CONTENTS)
+    if not datasets:
+        raise ZoolibError("no dataset was named; use some of: " + ", ".join(manifests.datasets()))
+    return {name: grid("cls", name, hub, CONTENTS[table][0], profile, seeds) for name in datasets}
+
+
+def values(store: ResultStore, specs: dict[str, list[RunSpec]]) -> pd.DataFrame:
+    """Test accuracy in percent: one row a dataset and seed, one column a method (`title` of it), nan where not run."""
+    every = [spec for planned in specs.values() for spec in planned]
+    frame = store.frame(every, split="test", metric=_METRIC)
+    columns = list(dict.fromkeys(tables.title(s.method, s.member, s.hub) for s in every))
+    if frame.empty:
+        empty = pd.MultiIndex.from_arrays([[], []], names=["dataset", "seed"])
+        return pd.DataFrame(columns=columns, index=empty, dtype=float)
+    titles = [tables.title(*row) for row in frame[["method", "member", "hub"]].itertuples(index=False)]
+    wide = frame.assign(column=titles).pivot(index=["dataset", "seed"], columns="column", values="value")
+    return wide.reindex(columns=columns)
+
+
+def ranked(wide: pd.DataFrame) -> pd.DataFrame:
+    """The columns that compete: all but those that read the labels."""
+    return wide[[name for name in wide if name not in {tables.title(method) for method in NOT_RANKED}]]
+
+
+def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> pd.DataFrame:
+    """Our means beside the published numbers, one pair of columns a dataset, then the averages; cells are text.
+
+    Bold is significantly best of its column (paired over seeds). Averages are of methods that have every dataset which
+    has any record; `attrs.get("average")` says over what.
+    """
+    wide = values(store, specs)
+    hub = next(spec.hub for planned in specs.values() for spec in planned)
+    rows = _rows(table, specs, hub)
+    columns: dict[str, list[str]] = {}
+    for dataset in specs:
+        here = wide[wide.index.get_level_values("dataset") == dataset]
+        champion = stats.best(ranked(here))
+        columns[f"{dataset}, here"] = [_cell(here, name, name == champion) for name in rows]
+        if (column := manifests.dataset(dataset).paper_column) is not None:
+            columns[f"{dataset}, paper"] = _published(table, column, list(rows.values()))
+    done = [name for name in specs if name in wide.index.get_level_values("dataset")]
+    result = pd.DataFrame(columns, index=pd.Index(list(rows), name="method"))
+    if len(done) > 1:
+        means = averages(wide)
+        champion = stats.best(ranked(means))
+        result["average, here"] = [_cell(means, n, n == champion) if n in means else "—" for n in rows]
+        result.attrs["average"] = (
+            f"The average here is over {', '.join(done)}, seed by seed ({len(means)} that all of them have); "
+            "the paper's is over its own datasets and stands in its table below."
+        )
+    return result
+
+
+def averages(wide: pd.DataFrame) -> pd.DataFrame:
+    """The mean over datasets, one row a seed that every dataset has, for the methods that have every dataset."""
+    complete = wide.loc[:, wide.notna().groupby(level="dataset").any().all()]
+    count = wide.index.get_level_values("dataset").nunique()
+    means, sizes = complete.groupby(level="seed").mean(), complete.groupby(level="seed").size()
+    return means[sizes == count]
+
+
+def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, str]:
+    """Title of each row -> the published method it stands beside ("" for none), planned ones first."""
+    papers_own = reference.is_papers_hub(hub)
+    rows = {
+        tables.title(s.method, s.member, s.hub): (s.member if papers_own else "") if s.member else s.method
+        for planned in specs.values()
+        for s in planned
+    }
+    for name in dict.fromkeys(reference.published(table)["method"]):
+        if name not in rows.values():
+            rows.setdefault(tables.title(*(("finetune", name) if name in reference.SINGLES else (name,))), name)
+    return rows
+
+
+def _cell(wide: pd.DataFrame, name: str, bold: bool) -> str:
+    found = stats.summarise(wide.get(name, []))
+    if not found.n:
+        return tables.NOT_RUN
+    text = f"{found.mean:.1f}" + (f" ± {found.std:.1f}" if found.n > 1 else " (1 seed)")
+    return f"**{text}**" if bold else text
+
+
+def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
+    frame = reference.published(table)
+    found = frame[frame["column"] == column].set_index("method")
+    return [_number(found.loc[name]) if name in found.index else "—" for name in names]
+
+
+def _number(row: Any) -> str:
+    return f"{row['value']:.2f}" + (f" ± {row['std']:.2f}" if pd.notna(row["std"]) else "")
+
+
+def intervals(wide: pd.DataFrame, focus: str) -> pd.DataFrame:
+    """Mean, standard deviation and 95 % interval of each method on one dataset, and its distance to `focus`.
+
+    The distance is focus minus the method, paired over the seeds that both have, with its interval and p.
+    """
+    rows = {}
+    for name in wide:
+        found = stats.summarise(wide[name])
+        if not found.n:
+            continue
+        row = {"seeds": str(found.n), "mean": f"{found.mean:.2f}", "std": _text(found.std)}
+        row["95 % interval"] = _range(found.low, found.high)
+        other = stats.paired(wide[focus], wide[name]) if focus in wide and name != focus else None
+        row[f"{focus} minus it"] = _text(other.difference if other else float("nan"), "+.2f")
+        row["its 95 % interval"] = _range(other.low, other.high) if other else "—"
+        row["p"] = _text(other.p if other else float("nan"), ".3f")
+        rows[str(name)] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def _text(value: float, form: str = ".2f") -> str:
+    return "—" if pd.isna(value) else format(value, form)
+
+
+def _range(low: float, high: float) -> str:
+    return "—" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
+
+
+def published(table: str) -> pd.DataFrame:
+    """A published table as the paper prints it: methods down, columns across."""
+    frame = reference.published(table)
+    order = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["column"]))
+    text = frame.assign(text=[_number(row) for row in frame.to_dict("records")])
+    wide = text.pivot(index="method", columns="column", values="text").reindex(index=order[0], columns=order[1])
+    wide.index = pd.Index([reference.SINGLES.get(name, tables.title(name)) for name in order[0]], name="method")
+    return wide.rename_axis(columns=None).fillna("—")
+
+
+def note(store: ResultStore, specs: dict[str, list[RunSpec]]) -> str:
+    """Why these numbers do not compare with the paper's; empty without a record or where they do."""
+    frame = store.frame([spec for planned in specs.values() for spec in planned])
+    return tables.note(frame) if len(frame) else ""

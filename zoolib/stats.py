@@ -1,0 +1,77 @@
+"""Statistics over seeds: mean, spread, interval, paired tests. Arrays and frames in, numbers out; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+LEVEL = 0.95  # of intervals; tests use 1 - LEVEL
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of n values, standard deviation (n - 1), Student's interval of the mean; nan where n does not allow it."""
+
+    n: int
+    mean: float
+    std: float
+    low: float
+    high: float
+
+
+def summarise(values: Iterable[float], level: float = LEVEL) -> Summary:
+    """mean ± t_{n-1} s / sqrt(n): the interval that holds the mean of many runs in `level` of all experiments."""
+    array = np.asarray(list(values), float)
+    array = array[~np.isnan(array)]
+    if len(array) == 0:
+        return Summary(0, np.nan, np.nan, np.nan, np.nan)
+    if len(array) == 1:
+        return Summary(1, float(array[0]), np.nan, np.nan, np.nan)
+    mean, std = float(array.mean()), float(array.std(ddof=1))
+    half = float(distributions.t.ppf((1 + level) / 2, len(array) - 1)) * std / np.sqrt(len(array))
+    return Summary(len(array), mean, std, mean - half, mean + half)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Difference a - b over the n units that both have, its interval, and the two-sided p of Student's paired test."""
+
+    n: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired(a: pd.Series, b: pd.Series) -> Paired:
+    """Compare two methods on the seeds (or datasets and seeds) that index both.
+
+    p is nan below two common units. Where every difference is the same number, it is 1 for zero and 0 otherwise.
+    """
+    difference = (a - b).dropna()
+    found = summarise(difference)
+    if found.n < 2:
+        p = np.nan
+    elif found.std < 1e-12:
+        p = 1.0 if abs(found.mean) < 1e-12 else 0.0
+    else:
+        p = float(2 * distributions.t.sf(abs(found.mean) / (found.std / np.sqrt(found.n)), found.n - 1))
+    return Paired(found.n, found.mean, found.low, found.high, p)
+
+
+def best(values: pd.DataFrame, level: float = LEVEL) -> str | None:
+    """The column that is significantly the highest of all, or None: one row a seed, one column a method.
+
+    It must beat each other column in a paired test, with Holm's correction for their number.
+    """
+    complete = values.dropna(axis=1)
+    if complete.shape[1] < 2 or len(complete) < 2:
+        return None
+    leader = str(complete.mean().idxmax())
+    p = sorted(paired(complete[leader], complete[other]).p for other in complete if other != leader)
+    thresholds = [(1 - level) / (len(p) - i) for i in range(len(p))]
+    return leader if all(value <= limit for value, limit in zip(p, thresholds, strict=True)) else None
