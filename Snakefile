@@ -33,8 +33,10 @@ def inputs(wildcards):
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
     here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen.get("dataset"), chosen.get("hub"))]
-    committed = [] if here else sorted(Path("results").rglob("*.json"))
     name = wildcards.page.split("-")[0]
+    if name == "ranking":  # it compares the scores of every hub with fine-tuning
+        here = [spec for spec in SPECS.values() if spec.method in ("rank", "finetune")]
+    committed = [] if here and name != "ranking" else sorted(Path("results").rglob("*.json"))
     return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]
 
 

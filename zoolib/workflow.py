@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoolib import runtime
 from zoolib.files import atomic
-from zoolib.grid import CORE, RESNET50, planned
+from zoolib.grid import CORE, RANKED, RESNET50, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
@@ -22,6 +22,7 @@ COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
     "lab": {},
+    "tuning": {},
 }
 
 
@@ -43,7 +44,11 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
         for dataset, hub, methods in CORE[profile_name]
     }
-    return core | COMMITTED_PAGES
+    ranked = {
+        f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
+        for dataset, hub in RANKED[profile_name][:1]  # one page: it shows every other ranking that has records
+    }
+    return core | ranked | COMMITTED_PAGES
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:
