@@ -226,6 +226,6 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
         for plan in plans
         for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
     ]
-    specs += rankings(name) + (tunings(name) if which == "all" else [])
+    specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     return list(dict.fromkeys(everything))

@@ -46,7 +46,9 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
     }
     ranked = {
         f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
-        for dataset, hub in RANKED[profile_name][:1]  # one page: it shows every other ranking that has records
+        for dataset, hub in RANKED[profile_name][
+            : len(CORE[profile_name][:1])
+        ]  # one page: it shows every other ranking that has records
     }
     return core | ranked | COMMITTED_PAGES
 
