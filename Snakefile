@@ -34,8 +34,10 @@ def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
     datasets = {chosen.get("dataset"), *chosen.get("datasets", "").split(",")}
     here = [s for s in SPECS.values() if s.hub == chosen.get("hub") and (s.dataset in datasets or s.task == "cost")]
-    committed = [] if here else sorted(Path("results").rglob("*.json"))
     name = wildcards.page.split("-")[0]
+    if name == "ranking":  # it compares the scores of every hub with fine-tuning
+        here = [spec for spec in SPECS.values() if spec.method in ("rank", "finetune")]
+    committed = [] if here and name != "ranking" else sorted(Path("results").rglob("*.json"))
     return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]
 
 

@@ -25,7 +25,8 @@ LAYERS = (
     ("methods.*", "rl.*", "costs"),
     ("methods.guided",),
     ("recipe",),
-    ("train", "features"),
+    ("features",),
+    ("train", "complexity", "probes"),
     ("hub", "data.loaders", "data.own", "tasks"),
     (
         "method",

@@ -20,6 +20,13 @@ from zoolib.results import ResultStore
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
     "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"core"', "profile": '"mini"', "seeds": "0"},
+    "ranking": {"dataset": '"digits"', "hub": '"imagenet-lite"', "profile": '"mini"'},
+    "tuning": {
+        "datasets": '"cars"',
+        "hub": '"imagenet-lite"',
+        "member": '"efficientnet_lite0"',
+        "profile": '"lab"',
+    },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
     "table": {
         "table": '"table5_data_dependent"',

@@ -14,16 +14,15 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from zoolib import evidence
+from zoolib.probes import linear_probe, nearest_neighbours
 from zoolib.spec import ZoolibError
 from zoolib.transferability import (
     ALGORITHMS,
     LogME,
     h_score,
     leep,
-    linear_probe,
     logme,
     nce,
-    nearest_neighbours,
     one_hot,
     softmax_weights,
     transrate,
@@ -117,7 +116,9 @@ def test_alpha_beta_and_weights_give_the_score_back_and_solve_the_normal_equatio
             normal = alpha * np.eye(width) + beta * features.T @ features
             assert weights == pytest.approx(beta * np.linalg.solve(normal, features.T @ y), rel=1e-6, abs=1e-9)
         else:
-            assert np.isinf(alpha) and not weights.any() or np.isinf(beta) and features @ weights == pytest.approx(y)
+            assert (np.isinf(alpha) and not weights.any()) or (
+                np.isinf(beta) and features @ weights == pytest.approx(y)
+            )
     assert result.predict(features) == pytest.approx(features @ result.weights)
 
 
@@ -344,7 +345,7 @@ BAD: dict[str, tuple[Callable[[], object], str]] = {
     "labels that are numbers": (lambda: logme(F, Y / 2), "regression=True"),
     "one class": (lambda: logme(F, Y * 0), "one class only"),
     "two-dimensional labels": (lambda: logme(F, np.eye(6, dtype=int)), r"labels are \(6, 6\)"),
-    "NaN": (lambda: logme(np.where(F > F.max() - 1e-9, np.nan, F), Y), "are not finite"),
+    "NaN": (lambda: logme(np.where(F.max() - 1e-9 < F, np.nan, F), Y), "are not finite"),
     "infinity": (lambda: logme(F.astype(np.float16) * np.float16(65504), Y), "are not finite"),
     "no samples": (lambda: logme(F[:0], Y[:0]), r"labels are \(0,\)"),
     "no dimensions": (lambda: logme(F[:, :0], Y), "at least one sample and one dimension"),

@@ -1,4 +1,4 @@
-"""Regularised fine-tuning and teachers as methods: what each pulls at, what it leaves alone, and how runs are planned."""
+"""Regularised fine-tuning and teachers as methods: what each pulls at, what it leaves alone, how runs are planned."""
 
 from __future__ import annotations
 
@@ -209,7 +209,9 @@ def test_ranking_a_hub_extracts_each_model_once_and_records_every_score(tmp_path
     store = ResultStore(tmp_path / "records")
     records = experiment.rank("digits-zoo", "digits", "smoke", store, progress=False)
     assert [r.spec.member for r in records] == HUB.names and {r.spec.seed for r in records} == {0}
-    assert {"logme", "h_score", "transrate"} == set(records[0].metrics["train"])  # pretexts leave no source head
+    assert {"logme", "logme_floor", "h_score", "transrate"} == set(
+        records[0].metrics["train"]
+    )  # pretexts leave no source head
     assert 0 <= records[0].metrics["val"]["linear_probe"] <= 100
     settings, data = records[0].spec.settings, loaders.load(manifests.dataset("digits"), records[0].spec.settings)
     monkeypatch.setattr(features, "_run", lambda *_: pytest.fail("extracted again"))

@@ -3,9 +3,10 @@
 The model is y = F w + e with w ~ N(0, I / alpha) and e ~ N(0, I / beta), so y ~ N(0, F F^T / alpha + I / beta). With
 F = U diag(sigma) V^T, z = U^T y and t = alpha / beta, the best beta for a given t is n / Q(t), which leaves
 
-    L(t) = -n/2 (1 + log(2 pi Q(t) / n)) - 1/2 sum_i log(1 + sigma_i^2 / t),   Q(t) = sum_i z_i^2 t / (t + sigma_i^2) + D
+    L(t) = -n/2 (1 + log(2 pi Q(t) / n)) - 1/2 sum_i log(1 + sigma_i^2 / t)
+    Q(t) = sum_i z_i^2 t / (t + sigma_i^2) + R
 
-with D = |y|^2 - |z|^2: one dimension to search, whatever the numbers of samples and features.
+with R = |y|^2 - |z|^2: one dimension to search, whatever the numbers of samples and features.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def project(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
 
 def by_gram(features: np.ndarray, targets: np.ndarray) -> Spectrum:
-    """From the eigenvectors of the smaller Gram matrix: fast, and blind to directions below sqrt(eps) of the largest."""
+    """From the eigenvectors of the smaller Gram matrix: fast, and blind to directions below sqrt(eps)."""
     count, width = features.shape
     if count >= width:
         moments = project(features, targets)  # (D, C)
@@ -148,7 +149,7 @@ def _level(count: int, quadratic: np.ndarray) -> np.ndarray:
 
 
 def maximise(spectrum: Spectrum) -> Maximum:
-    """The global maximum over t: the best point of a grid, refined by Newton's method, or one of the ends 0, infinity."""
+    """The global maximum over t: the best point of a grid, refined by Newton's method, or one of the ends."""
     t = level = np.full(len(spectrum.rest), -np.inf)
     if len(spectrum.squared):
         grid = _grid(spectrum)

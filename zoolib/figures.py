@@ -47,6 +47,18 @@ METHOD_COLOURS = {
     "ced": "#0000a0",
     "ced_finetuned": "#2020c0",
 }
+TUNING_COLOURS = {  # of other families, which stand in figures of their own, beside fine-tuning
+    "l2_sp": "#56B4E9",
+    "ewc": "#117733",
+    "delta": "#E69F00",
+    "lwf": "#999933",
+    "bss": "#CC6677",
+    "co_tuning": "#882255",
+    "bi_tuning": "#222222",
+    "b_tuning": "#D55E00",
+    "feature_distillation": "#009E73",
+    "rank": "#777777",
+}
 MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
 _TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "Exploration loss", "exploit": "Exploitation loss"}
@@ -73,20 +85,23 @@ _WIDTH = 7.0  # inches
 P = ParamSpec("P")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the style of the book."""
+
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
 def method_colour(method: str) -> str:
     """The colour of a method. Raises ZoolibError for one that the palette lacks."""
-    if method not in METHOD_COLOURS:
-        raise unknown("method in the palette", method, METHOD_COLOURS)
-    return METHOD_COLOURS[method]
+    palette = METHOD_COLOURS | TUNING_COLOURS
+    if method not in palette:
+        raise unknown("method in the palette", method, palette)
+    return palette[method]
 
 
 def member_colours(members: Sequence[str]) -> dict[str, str]:
@@ -102,7 +117,7 @@ def _single(frame: pd.DataFrame, *names: str) -> None:
             raise ZoolibError(f"a figure shows one {name}, not {', '.join(frame[name].unique())}; filter the frame")
 
 
-@_styled
+@styled
 def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float | None = None) -> Figure:
     """Test accuracy of every method: a dot for each seed, a bar for their mean, a line for chance (percent).
 
@@ -148,7 +163,7 @@ def _room(values: np.ndarray, chance: float | None) -> tuple[float, float]:
     return low, values.max() + 0.09 * (values.max() - low) + 0.1
 
 
-@_styled
+@styled
 def training_curves(curves: pd.DataFrame) -> Figure:
     """Validation accuracy and every recorded loss term over training: the mean over seeds, in a band from min to max.
 
@@ -209,7 +224,7 @@ def _weights(samples: pd.DataFrame) -> pd.DataFrame:
     return found.rename(columns=lambda name: str(name).removeprefix("weight:"))
 
 
-@_styled
+@styled
 def pathway_weights(
     samples: pd.DataFrame, classes: Sequence[str] | None = None, titles: Sequence[str] | None = None
 ) -> Figure:
@@ -251,7 +266,7 @@ def pathway_weights(
     return figure
 
 
-@_styled
+@styled
 def gating_heatmap(samples: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
     """Zoo-Tuning's mean gate of every member in every layer, from the input (top) to the output.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from itertools import combinations
 from typing import Any, NamedTuple
 
 from zoolib.data import manifests
@@ -80,13 +81,60 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
 }
 
 
+#: whose members are scored without training: (dataset, hub); `make book` computes those of its profile
+RANKED: dict[str, tuple[tuple[str, str], ...]] = {
+    "smoke": (("digits", "imagenet-lite"), ("digits", "digits-zoo")),
+    "mini": (("digits", "imagenet-lite"), ("digits", "digits-zoo")),
+    "lab": (("cifar100", "imagenet-lite"), ("cars", "imagenet-lite")),
+    "paper": (("cifar100", "imagenet-lite"), ("cars", "imagenet-lite")),
+}
+
+#: fine-tuning one member with every regulariser on shares of the labels: (dataset, hub, member)
+TUNED: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "smoke": (),
+    "mini": (),
+    "lab": (("cars", "imagenet-lite", "efficientnet_lite0"),),
+    "paper": (("cars", "imagenet-lite", "efficientnet_lite0"),),
+}
+SHARES = (0.15, 0.3, 0.5, 1.0)
+
+#: B-Tuning and feature distillation of one member with LogME's three teachers, and with every three of the hub
+TAUGHT: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "smoke": (), "mini": (), "lab": (("cars", "imagenet-lite", "efficientnet_lite0"),), "paper": ()
+}  # fmt: skip
+
+
+def rankings(profile_name: str) -> list[RunSpec]:
+    """The transferability scores of a profile."""
+    return [spec for dataset, hub in RANKED[profile_name] for spec in grid("cls", dataset, hub, ["rank"], profile_name)]
+
+
+def tunings(profile_name: str) -> list[RunSpec]:
+    """Every regularised fine-tuning of a profile, share by share, and its runs with teachers."""
+    specs = []
+    for dataset, hub, member in TUNED[profile_name]:
+        for share in SHARES:
+            specs += grid("cls", dataset, hub, "regularised", profile_name, members=[member], label_fraction=share)
+    for dataset, hub, member in TAUGHT[profile_name]:
+        specs += grid("cls", dataset, hub, "feature_distillation", profile_name, members=[member])
+        for teachers in ("3", *teacher_sets(hub)):
+            specs += grid("cls", dataset, hub, "b_tuning", profile_name, members=[member], teachers=teachers)
+    return specs
+
+
+def teacher_sets(hub: str, size: int = 3) -> list[str]:
+    """Every set of `size` members of a hub with more, as the value of the option `teachers`: ten for five members."""
+    names = [member.name for member in manifests.hub(hub).members]
+    return [",".join(chosen) for chosen in combinations(names, size)] if len(names) > size else []
+
+
 def allowed(card: MethodCard, hub: HubManifest) -> bool:
     """Whether a hub is of the kind that a method needs."""
     return (hub.homogeneous or not card.homogeneous) and bool(_members(card, hub))
 
 
 def _members(card: MethodCard, hub: HubManifest, only: Iterable[str] = ()) -> list[str]:
-    """The members that a method has a run for, those of `only` where it names any; [""] for one run of the whole hub."""
+    """The members that a method has a run for, those of `only` where it names any; [""] for the whole hub."""
     if not card.per_member:
         return [""]
     names = [hub.member(name).name for name in only] or [member.name for member in hub.members]
@@ -201,6 +249,7 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
         for plan in plans
         for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
     ]
+    specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     everything += [spec for hub in COSTS[which].get(name, ()) for spec in costs(hub, name)]
     return list(dict.fromkeys(everything))

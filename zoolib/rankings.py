@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from zoolib.spec import ZoolibError
 from zoolib.tables import NOT_RUN, title
 from zoolib.transferability import softmax_weights, weighted_kendall
 
+FLOOR = "logme_floor"  # what LogME is for features that say nothing
 SCORES = {  # metric -> heading, digits
     "logme": ("LogME", 4),
     "leep": ("LEEP", 3),
@@ -36,10 +36,10 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     for name in _KEY:
         if frame[name].nunique() > 1:
             raise ZoolibError(f"a ranking takes one {name}, not {', '.join(frame[name].unique())}; filter the frame")
-    wide = frame[frame["metric"].isin(SCORES)].pivot_table(
+    wide = frame[frame["metric"].isin([*SCORES, FLOOR])].pivot_table(
         index="member", columns="metric", values="value", dropna=False
     )
-    wide = wide.reindex(columns=list(SCORES)).reset_index()
+    wide = wide.reindex(columns=[*SCORES, FLOOR]).reset_index()
     hub = next(iter(frame["hub"]), "")
     wide.insert(1, "title", [title("", name, hub).lstrip(", ") for name in wide["member"]])
     return wide.sort_values("logme", ascending=False, ignore_index=True)
@@ -47,7 +47,8 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 def text(ranking: pd.DataFrame) -> pd.DataFrame:
     """A ranking as a reader sees it; a score that a model cannot have is a dash."""
-    columns: dict[str, list[str]] = {}
+    gain = [f"{value:+.4f}" for value in ranking["logme"] - ranking[FLOOR]]
+    columns: dict[str, list[str]] = {"LogME": [], "above the floor": gain}
     for metric, (heading, digits) in SCORES.items():
         if ranking[metric].notna().any():
             columns[heading] = ["—" if pd.isna(value) else f"{value:.{digits}f}" for value in ranking[metric]]
@@ -182,11 +183,6 @@ def _amount(value: float | None) -> str:
 # Teachers -------------------------------------------------------------------------------------------------------------
 
 
-def triples(hub: str, size: int = 3) -> list[str]:
-    """Every set of `size` members of a hub, as the value of the option `teachers`."""
-    return [",".join(names) for names in combinations([member.name for member in manifests.hub(hub).members], size)]
-
-
 def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tuning") -> pd.DataFrame:
     """Accuracy of every set of teachers of one target model, the sets in the order of their accuracy.
 
@@ -234,6 +230,23 @@ def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
+    """One member fine-tuned alone, with plain feature distillation, and with B-Tuning from LogME's teachers."""
+    test = frame[(frame["member"] == member) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
+    rows = {}
+    for method in ("finetune", "feature_distillation", "b_tuning"):
+        own = test[test["method"] == method]
+        if method != "finetune":
+            own = own[own["options"].map(lambda options: teachers_of(str(options)).isdigit()).astype(bool)]
+        value = own["value"]
+        spread = f" ± {value.std():.1f}" if len(value) > 1 else ""
+        rows[title(method)] = {
+            "accuracy (%)": f"{value.mean():.1f}{spread}" if len(value) else NOT_RUN,
+            "seeds": str(len(value)) if len(value) else "",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
 def teacher_weights(ranking: pd.DataFrame, names: Sequence[str], temperature: float = 0.1) -> dict[str, float]:
     """softmax(LogME / temperature) over some members of a ranking."""
     scores = ranking.set_index("member")["logme"]
@@ -243,7 +256,7 @@ def teacher_weights(ranking: pd.DataFrame, names: Sequence[str], temperature: fl
 # Label fractions ------------------------------------------------------------------------------------------------------
 
 
-def fractions(records: Sequence[Result], hub: str) -> pd.DataFrame:
+def fractions(records: Sequence[Result]) -> pd.DataFrame:
     """One row a method and share of labels: method, member, fraction, mean, std, seeds."""
     rows = [
         {"method": r.spec.method, "member": r.spec.member, "fraction": r.spec.settings.train_fraction,

@@ -1,4 +1,4 @@
-"""Regularisers of fine-tuning as pure functions, named as in the papers; each returns a scalar without its trade-off."""
+"""Regularisers of fine-tuning as pure functions, named as in the papers: scalars, without their trade-offs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def behaviour(maps: Sequence[Tensor], anchors: Sequence[Tensor], attention: Sequ
 
 
 def attention(rises: Tensor) -> Tensor:
-    """DELTA's weights of a layer's filters from how much the loss rises without each: softmax(z-score / 5). (C,) -> (C,)."""
+    """DELTA's weights of a layer's filters: softmax(z-score / 5) of the loss's rise without each. (C,) -> (C,)."""
     spread = rises.std(correction=0)
     scores = (rises - rises.mean()) / spread if spread > 0 else torch.zeros_like(rises)
     return torch.softmax(scores / 5, 0)
@@ -54,7 +54,7 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def batch_spectral_shrinkage(features: Tensor, smallest: int = 1) -> Tensor:
-    """Sum of the squares of the k smallest singular values of a batch of features (B, D) (BSS, Chen et al. 2019, eq. 5).
+    """Sum of the k smallest squared singular values of a batch of features (B, D) (BSS, Chen et al. 2019, eq. 5).
 
     They are the smallest eigenvalues of the smaller Gram matrix.
     """

@@ -37,6 +37,7 @@ _NUMERIC = (
     "recipe.py",
     "evidence.py",
     "transferability.py",
+    "probes.py",
     "features.py",
     "regularizers.py",
     "experiment.py",

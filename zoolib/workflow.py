@@ -12,7 +12,7 @@ from pathlib import Path
 
 from zoolib import runtime
 from zoolib.files import atomic
-from zoolib.grid import ANALYSES, CORE, RESNET50, planned
+from zoolib.grid import ANALYSES, CORE, RANKED, RESNET50, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
@@ -26,6 +26,7 @@ COMMITTED_PAGES = {
     | {"profile": "lab"},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
+    "tuning": {},
 }
 
 #: pages of the papers' tables and analyses, on what every book computes
@@ -57,8 +58,13 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
         for dataset, hub, methods in CORE[profile_name]
     }
+    ranked = {
+        f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
+        for dataset, hub in RANKED[profile_name][: len(CORE[profile_name][:1])]  # it shows every other ranking too
+    }
     analyses = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
-    return core | {name: {**page, "profile": profile_name} for name, page in analyses.items()} | COMMITTED_PAGES
+    named = {name: {**page, "profile": profile_name} for name, page in analyses.items()}
+    return core | ranked | named | COMMITTED_PAGES
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:

@@ -269,11 +269,16 @@ METHODS: dict[str, MethodCard] = {
     )
 }
 
+
+def _family(name: str) -> tuple[str, ...]:
+    return tuple(card.name for card in METHODS.values() if card.family == name)
+
+
 #: methods that are asked for together: "all" is every way to use a hub, the others are named for what they fill
 SETS: dict[str, tuple[str, ...]] = {
-    "all": tuple(name for name, card in METHODS.items() if card.family == "hub"),
-    "regularised": ("finetune", *(name for name, card in METHODS.items() if card.family == "regularised")),
-    "teachers": tuple(name for name, card in METHODS.items() if card.family == "teachers"),
+    "all": _family("hub"),
+    "regularised": ("finetune", *_family("regularised")),
+    "teachers": _family("teachers"),
     "core": ("scratch", "finetune", "ensemble", "zoo_tuning", "lite_zoo_tuning", "hub_pathway"),
     "table1": (
         "finetune",

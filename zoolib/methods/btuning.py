@@ -19,7 +19,7 @@ from zoolib.transferability import LogME, logme, softmax_weights
 
 
 class BTuning(Guided):
-    """The member's Bayesian linear prediction follows the teachers', weighted by LogME (slides; You et al., JMLR 2022)."""
+    """The member's Bayesian linear prediction follows the teachers', weighted by LogME (You et al., JMLR 2022)."""
 
     def __init__(
         self, backbone: HubModel, task: Task, own: np.ndarray, teachers: Sequence[tuple[nn.Module, np.ndarray]],
@@ -44,7 +44,7 @@ class BTuning(Guided):
 
 
 class FeatureDistillation(Guided):
-    """1/K sum_k |phi_k(x) - W_k phi_t(x)|^2 with a learned W_k for each teacher (slides, the KD baseline of B-Tuning)."""
+    """1/K sum_k |phi_k(x) - W_k phi_t(x)|^2 with a learned W_k a teacher (slides, the KD baseline of B-Tuning)."""
 
     def __init__(self, backbone: HubModel, task: Task, teachers: Sequence[HubModel], trade_off: float) -> None:
         super().__init__(backbone, task)

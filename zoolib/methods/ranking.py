@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 
-from zoolib import features, transferability
+from zoolib import features, probes, transferability
 from zoolib.data.loaders import balanced
 from zoolib.features import Features
 from zoolib.recipe import Context, Outcome
@@ -52,6 +52,7 @@ def timed_logme(train: np.ndarray, labels: np.ndarray) -> tuple[LogME, dict[str,
 def _scores(found: Features, result: LogME) -> dict[str, float]:
     train, labels = np.asarray(found.splits["train"]), found.labels["train"]
     scores = {"logme": result.score, "h_score": transferability.h_score(train, labels)}
+    scores["logme_floor"] = transferability.logme(np.zeros((len(labels), 1)), labels).score
     scores["transrate"] = transferability.transrate(train, labels)
     probabilities = found.source_probabilities("train")
     if probabilities is not None:
@@ -69,8 +70,6 @@ def _baselines(ctx: Context, found: Features) -> dict[str, float]:
         rows = balanced(labels, rows, max(1, limit // ctx.data.manifest.num_classes))
     new = np.asarray(found.splits["val"]), found.labels["val"]
     return {
-        "linear_probe": transferability.linear_probe(train[rows], labels[rows], *new),
-        "nearest_neighbours": transferability.nearest_neighbours(
-            train, labels, *new, k=int(ctx.spec.option("neighbours"))
-        ),
+        "linear_probe": probes.linear_probe(train[rows], labels[rows], *new),
+        "nearest_neighbours": probes.nearest_neighbours(train, labels, *new, k=int(ctx.spec.option("neighbours"))),
     }

@@ -1,0 +1,163 @@
+"""Tables and figures of transferability, on records whose numbers are known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from zoolib import complexity, rankfigures, rankings
+from zoolib.data import manifests
+from zoolib.grid import grid, planned, teacher_sets, tunings
+from zoolib.results import Result, ResultStore
+from zoolib.spec import RunSpec, ZoolibError
+from zoolib.transferability import logme
+
+LOGME = {"efficientnet_lite0": 1.31, "efficientnet_lite1": 1.29, "efficientnet_lite2": 1.35}
+
+
+def scored(spec: RunSpec) -> Result:
+    """Scores whose order is that of `synthetic.accuracy`, but for LogME's first two."""
+    place = [member.name for member in manifests.hub(spec.hub).members].index(spec.member)
+    train = {
+        "logme": LOGME.get(spec.member, 0.1 * place),
+        "logme_floor": 1.2,
+        "h_score": 1.0 + place,
+        "leep": -3.0 + place,
+    }
+    cost = {"features_seconds": 20.0, "features_mb": 40.0, "logme_seconds": 0.5, "logme_mb": 70.0, "seconds": 20.5}
+    metrics = {"train": train, "val": {"linear_probe": 50.0 - place}, "cost": cost}
+    return Result(spec, metrics, synthetic.result(spec).provenance)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    store = ResultStore(tmp_path / "records")
+    synthetic.fill(store, "cars", "imagenet-lite", "finetune", "lab")
+    for spec in grid("cls", "cars", "imagenet-lite", "rank", "lab"):
+        store.save(scored(spec))
+    return store
+
+
+def test_the_highest_logme_comes_first_with_its_distance_from_the_floor(store: ResultStore):
+    ranking = rankings.table(store.frame())
+    assert ranking["member"].tolist() == ["efficientnet_lite2", "efficientnet_lite0", "efficientnet_lite1"]
+    text = rankings.text(ranking)
+    assert text.loc["EfficientNet-Lite2", "LogME"] == "1.3500"
+    assert text.loc["EfficientNet-Lite2", "above the floor"] == "+0.1500"
+    assert "NCE" not in text and text.loc["EfficientNet-Lite0", "LEEP"] == "-3.000"
+    with pytest.raises(ZoolibError, match="a ranking takes one hub"):
+        rankings.table(pd.concat([store.frame(), store.frame().assign(hub="digits-zoo")]))
+
+
+def test_correlations_are_those_of_the_mean_accuracies_with_an_interval_from_the_bootstrap(store: ResultStore):
+    pairs = rankings.pairs(store.frame())
+    assert len(pairs) == 9 and pairs.groupby("member")["accuracy"].mean().tolist() == [81.0, 83.0, 85.0]
+    found = rankings.correlations(pairs, draws=200).set_index("score")
+    assert found.loc["h_score", "tau"] == pytest.approx(1) == -found.loc["linear_probe", "tau"]
+    assert -1 <= found.loc["logme", "low"] < found.loc["logme", "tau"] < 1
+    assert "nce" not in found.index and found["models"].eq(3).all() and found["seeds"].eq(3).all()
+    text = rankings.correlations_text(rankings.correlations(pairs, draws=50))
+    assert text.loc["Stanford Cars · imagenet-lite · lab", "H-score"].startswith("1.00 [")
+
+
+def test_the_first_choice_is_worth_its_accuracy_less_the_best(store: ResultStore):
+    found = rankings.choices(rankings.pairs(store.frame())).set_index("score")
+    assert found.loc["logme", "chosen"] == "efficientnet_lite2" and found.loc["logme", "lost"] == 0
+    assert found.loc["linear_probe", "lost"] == 4.0 and found.loc["linear_probe", "average"] == 83.0
+    text = rankings.choices_text(found.reset_index())
+    assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00"]
+
+
+def test_costs_put_features_logme_and_fine_tuning_under_each_other(store: ResultStore):
+    table = rankings.costs(store.frame())
+    assert table["what"].tolist() == ["features alone", "LogME", "fine-tuning"]
+    assert table["seconds"].tolist() == ["20.0", "20.5", "61.0"]
+    assert table["memory (MB)"].tolist() == ["40.0", "70.0", "not run"]
+
+
+def with_teachers(store: ResultStore, teachers: str, value: float) -> None:
+    for spec in grid(
+        "cls", "cars", "imagenet-lite", "b_tuning", "lab", members=["efficientnet_lite0"], teachers=teachers
+    ):
+        store.save(Result(spec, {"test": {"top1_accuracy": value + spec.seed}}, synthetic.result(spec).provenance))
+
+
+def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(store: ResultStore):
+    with_teachers(store, "2", 70.0)
+    with_teachers(store, "efficientnet_lite0,efficientnet_lite1", 72.0)
+    ranking = rankings.table(store.frame())
+    table = rankings.triple_table(store.frame(), ranking)
+    assert table["teachers"].tolist() == [
+        ("efficientnet_lite0", "efficientnet_lite1"),
+        ("efficientnet_lite2", "efficientnet_lite0"),
+    ]
+    assert table["mean"].tolist() == [73.0, 71.0] and table["chosen"].tolist() == [False, True]
+    text = rankings.triple_text(table, ranking)
+    assert text["EfficientNet-Lite0"].tolist() == ["✓", "✓"] and text["LogME's"].tolist() == ["", "✓"]
+    beside = rankings.taught_text(store.frame(), "efficientnet_lite0")
+    assert beside["accuracy (%)"].tolist() == ["81.0 ± 1.0", "not run", "71.0 ± 1.0"]
+    assert len(rankfigures.triples(table).axes[0].patches) == 2
+
+
+def test_the_value_of_teachers_is_read_back_from_the_options_in_words():
+    for value in ("3", "a,b,c"):
+        spec = grid("cls", "digits", "digits-zoo", "b_tuning", "smoke", 1, teachers=value)[0]
+        words = Result(spec, {}).options
+        assert rankings.teachers_of(words) == value
+
+
+def test_shares_of_the_labels_make_a_table_and_a_figure(store: ResultStore):
+    for share, value in ((0.15, 40.0), (0.5, 60.0)):
+        for spec in grid(
+            "cls", "cars", "imagenet-lite", "bss", "lab", members=["efficientnet_lite0"], label_fraction=share
+        ):
+            store.save(Result(spec, {"test": {"top1_accuracy": value + spec.seed}}))
+    found = rankings.fractions(store.records(member="efficientnet_lite0", method=["bss", "finetune"]))
+    text = rankings.fractions_text(found, ["finetune", "bss", "lwf"], [0.15, 0.5, 1.0])
+    assert text.loc["BSS"].tolist() == ["41.0 ± 1.0", "61.0 ± 1.0", "not run"]
+    assert text.loc["Fine-tuning"].tolist() == ["not run", "not run", "81.0 ± 1.0"]
+    assert text.loc["LwF"].tolist() == ["not run"] * 3
+    assert len(rankfigures.label_fractions(found, ["finetune", "bss"]).axes[0].containers) == 2
+
+
+def test_figures_draw_every_model_and_every_time_and_refuse_nothing(store: ResultStore):
+    figure = rankfigures.accuracy_against(rankings.pairs(store.frame()))
+    (line,) = [line for line in figure.axes[0].lines if line.get_gid() == "models"]
+    assert sorted(line.get_ydata()) == [81.0, 83.0, 85.0]
+    times = complexity.times({"D": (8, 16)}, repeats=1)
+    assert set(times["algorithm"]) == {"naive", "optimised", "fixed_point", "auto"} and (times["seconds"] >= 0).all()
+    assert len(rankfigures.complexity(times).axes[0].lines) == 4
+    with pytest.raises(ZoolibError, match="nothing to draw"):
+        rankfigures.complexity(times[:0])
+
+
+def test_the_widely_used_formula_leaves_the_evidence_where_there_are_more_dimensions_than_samples():
+    frame = complexity.few_samples(60, (10, 40, 80, 200))
+    assert np.allclose(frame["right"][:2], frame["wrong"][:2]) and (frame["wrong"] > frame["right"])[2:].all()
+    features, labels = complexity.made_up(60, 200, 4)
+    features[:, :10] += 0.7 * np.random.default_rng(1).normal(size=(4, 10))[labels]
+    assert frame["right"].iloc[-1] == pytest.approx(logme(features, labels).score)
+    assert len(rankfigures.few_samples(frame, 60).axes[0].lines) == 3
+
+
+def test_the_lab_plans_every_share_every_regulariser_and_every_set_of_teachers():
+    specs = tunings("lab")
+    shares = {spec.settings.train_fraction for spec in specs if spec.method == "bss"}
+    assert shares == {0.15, 0.3, 0.5, 1.0} and {spec.seed for spec in specs} == {0, 1, 2}
+    assert {"l2_sp", "ewc", "delta", "lwf", "bss", "co_tuning", "bi_tuning"} <= {spec.method for spec in specs}
+    assert set(specs) <= set(planned("lab", "all")) and not any(s.method == "bss" for s in planned("mini"))
+    assert teacher_sets("imagenet-lite") == []  # three members have one set of three
+
+
+def test_five_members_have_ten_sets_of_three(tmp_path: Path):
+    own = manifests.hub("digits-zoo").model_dump(mode="json")
+    own["members"] = [own["members"][0] | {"name": f"m{i}"} for i in range(5)]
+    path = tmp_path / "five.yaml"
+    path.write_text(json.dumps(own | {"name": "five"}))
+    sets = teacher_sets(str(path))
+    assert len(set(sets)) == 10 and sets[0] == "m0,m1,m2"

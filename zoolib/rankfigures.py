@@ -1,0 +1,167 @@
+"""Figures of transferability: tidy frames in, a Figure out. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+from zoolib.data import manifests
+from zoolib.figures import method_colour, styled
+from zoolib.rankings import SCORES
+from zoolib.spec import ZoolibError
+from zoolib.tables import title
+from zoolib.transferability import weighted_kendall
+
+_WIDTH = 7.0
+_ALGORITHMS = {  # name -> label, colour, marker
+    "naive": ("naive MacKay iteration", "#D55E00", "o"),
+    "optimised": ("optimised", "#E69F00", "s"),
+    "fixed_point": ("fixed point", "#56B4E9", "^"),
+    "auto": ("default", "#0072B2", "D"),
+}
+_AXES = {"D": "Dimensions D", "N": "Samples N", "C": "Classes C"}
+
+
+def _some(frame: pd.DataFrame, what: str) -> None:
+    if frame.empty:
+        raise ZoolibError(f"nothing to draw: no {what}; compute the runs first, or widen the filters")
+
+
+@styled
+def accuracy_against(joined: pd.DataFrame, score: str = "logme") -> Figure:
+    """Mean fine-tuned accuracy of every model against its score, one panel for each dataset, hub and profile.
+
+    `joined` is that of `rankings.pairs`. Raises ZoolibError when it is empty.
+    """
+    joined = joined[np.isfinite(joined[score].astype(float))]
+    _some(joined, f"model with {SCORES[score][0]} and accuracy")
+    groups = list(joined.groupby(["dataset", "hub", "profile"], sort=False))
+    columns = min(3, len(groups))
+    depth = -(-len(groups) // columns)
+    figure = Figure(figsize=(_WIDTH if columns > 1 else 3.6, 2.5 * depth), layout="constrained")
+    grid = figure.subplots(depth, columns, squeeze=False).ravel()
+    for axes in grid[len(groups) :]:
+        axes.set_visible(False)
+    for axes, ((dataset, hub, profile), group) in zip(grid, groups, strict=False):
+        means = group.groupby("member", sort=False).agg(score=(score, "first"), accuracy=("accuracy", "mean"))
+        axes.plot(
+            means["score"], means["accuracy"], "o", color=method_colour("finetune"), ms=6, mec="white", gid="models"
+        )
+        _names(axes, means, hub)
+        tau = weighted_kendall(means["score"], means["accuracy"]) if len(means) > 1 else np.nan
+        axes.set_title(f"{manifests.dataset(dataset).title}, {hub}\n{profile}, τw = {tau:.2f}")
+        axes.set_xlabel(SCORES[score][0])
+        axes.grid(color="0.92")
+        axes.margins(0.22, 0.15)
+    grid[0].set_ylabel("Fine-tuned accuracy (%)")
+    return figure
+
+
+def _names(axes: Axes, means: pd.DataFrame, hub: str) -> None:
+    low, high = means["score"].min(), means["score"].max()
+    for name, row in means.iterrows():
+        right = row["score"] > (low + high) / 2
+        label = title("", str(name), hub).lstrip(", ")
+        axes.annotate(label, (row["score"], row["accuracy"]), (-6 if right else 6, 0), textcoords="offset points",
+                      ha="right" if right else "left", va="center", size=7.5)  # fmt: skip
+
+
+@styled
+def complexity(times: pd.DataFrame) -> Figure:
+    """CPU seconds of LogME's algorithms against D, N and C, both axes logarithmic.
+
+    `times` is that of `complexity.times`. Raises ZoolibError when it is empty.
+    """
+    _some(times, "time")
+    axes_shown = [axis for axis in _AXES if axis in set(times["axis"])]
+    figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
+    grid = figure.subplots(1, len(axes_shown), sharey=True, squeeze=False)[0]
+    for axes, axis in zip(grid, axes_shown, strict=True):
+        for name, (label, colour, marker) in _ALGORITHMS.items():
+            part = times[(times["axis"] == axis) & (times["algorithm"] == name)]
+            axes.plot(part["value"], part["seconds"], marker=marker, ms=4.5, color=colour, label=label)
+        axes.set(xscale="log", yscale="log", xlabel=_AXES[axis])
+        axes.set_xticks(sorted(times[times["axis"] == axis]["value"].unique()))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(color="0.92")
+    grid[0].set_ylabel("CPU time (s)")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def few_samples(frame: pd.DataFrame, samples: int) -> Figure:
+    """The maximum of the log evidence beside what the widely used formula returns, against the dimensions.
+
+    `frame` is that of `complexity.few_samples`. Raises ZoolibError when it is empty.
+    """
+    _some(frame, "dimension")
+    figure = Figure(figsize=(_WIDTH * 0.75, 2.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(frame["dimensions"], frame["wrong"], "s-", ms=4.5, color="#D55E00", label="widely used formula")
+    axes.plot(frame["dimensions"], frame["right"], "o-", ms=4.5, color="#0072B2", label="maximum of the log evidence")
+    axes.axvline(samples, color="0.35", lw=1, ls=(0, (3, 2)))
+    axes.annotate(
+        "D = N", (samples, 1), (4, -9), xycoords=("data", "axes fraction"), textcoords="offset points", size=8.5
+    )
+    axes.set(
+        xlabel=f"Dimensions D, for N = {samples} samples", ylabel="Log evidence / N", xscale="log", yscale="symlog"
+    )
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.grid(color="0.92")
+    axes.legend(loc="upper left")
+    return figure
+
+
+@styled
+def label_fractions(found: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Mean test accuracy of every method against the share of labels it trained on, a bar of one standard deviation.
+
+    `found` is that of `rankings.fractions`. Raises ZoolibError when it is empty.
+    """
+    found = found[found["method"].isin(methods)]
+    _some(found, "run on a share of the labels")
+    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
+    axes = figure.subplots()
+    shown = [name for name in methods if name in set(found["method"])]
+    for index, method in enumerate(shown):
+        part = found[found["method"] == method].sort_values("fraction")
+        shift = 0.4 * (index - (len(shown) - 1) / 2)  # so that bars do not hide each other
+        axes.errorbar(100 * part["fraction"] + shift, part["mean"], part["std"].fillna(0), marker="o", ms=4, capsize=2,
+                      lw=1.2, color=method_colour(method), label=title(method))  # fmt: skip
+    axes.set_xticks([100 * value for value in sorted(found["fraction"].unique())])
+    axes.set(xlabel="Labels trained on (%)", ylabel="Test accuracy (%)")
+    axes.grid(color="0.92")
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+@styled
+def triples(table: pd.DataFrame) -> Figure:
+    """Accuracy of every set of teachers in order, LogME's own choice marked.
+
+    `table` is that of `rankings.triple_table`. Raises ZoolibError when it is empty.
+    """
+    _some(table, "run with teachers")
+    figure = Figure(figsize=(_WIDTH, 0.9 + 0.3 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    colours = [method_colour("b_tuning") if chosen else "0.75" for chosen in table["chosen"]]
+    axes.barh(range(len(table)), table["mean"], xerr=table["std"].fillna(0), color=colours, height=0.65)
+    names = [
+        ", ".join(names) + (" (LogME's)" if chosen else "")
+        for names, chosen in zip(table["teachers"], table["chosen"], strict=True)
+    ]
+    axes.set_yticks(range(len(table)), names)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    low = table["mean"].min() - table["std"].fillna(0).max()
+    axes.set_xlim(max(0, low - 0.3 * (table["mean"].max() - low) - 1), None)
+    axes.set_xlabel("Test accuracy (%)")
+    return figure
