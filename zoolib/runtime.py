@@ -30,6 +30,7 @@ _NUMERIC = (
     "data/augment.py",
     "hub.py",
     "nets.py",
+    "families.py",
     "tasks.py",
     "method.py",
     "losses.py",
