@@ -28,7 +28,9 @@ LAYERS = (
     ("hub", "data.loaders", "tasks"),
     ("method", "losses", "layers.surgery", "layers.pathway", "transferability", "data.augment", "data.fetch", "grid"),
     ("layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference"),
-    ("data.manifests", "methods", "storage", "runtime"),
+    ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial"),
+    ("data.scenes",),
+    ("data.render",),
     ("spec", "paths", "files"),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )

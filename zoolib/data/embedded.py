@@ -1,14 +1,27 @@
-"""Datasets that need no file and no network. Each returns uint8 images and labels of one split."""
+"""Datasets that need no file and no network: small real ones that ship inside packages, and rendered ones.
+
+Each returns uint8 images and labels of one split. What takes a moment is made once and kept under build/cache.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
 
 import numpy as np
 
-from zoolib.spec import unknown
+from zoolib.data import aerial, things
+from zoolib.data.render import Scenes, render
+from zoolib.files import atomic
+from zoolib.paths import build_dir
+from zoolib.spec import ZoolibError, unknown
 
 Split = tuple[np.ndarray, np.ndarray, list[str]]  # images (N, H, W, 3) uint8, labels (N,) int64, class names
+
+VERSION = 1  # of the pixels; raise it with every change to what a dataset looks like
 
 
 def digits(split: str) -> Split:
@@ -25,11 +38,168 @@ def digits(split: str) -> Split:
     return np.repeat(grey[..., None], 3, axis=-1), source.target[chosen].astype(np.int64), names
 
 
-EMBEDDED: dict[str, Callable[[str], Split]] = {"digits": digits}
+# Patches of real photographs ------------------------------------------------------------------------------------------
+
+#: class -> sample photograph inside scikit-image's wheel, and the factor by which it is reduced first
+PHOTOGRAPHS = {
+    "astronaut": ("astronaut.png", 1),
+    "brick": ("brick.png", 1),
+    "cameraman": ("camera.png", 1),
+    "cell": ("cell.png", 1),
+    "coffee": ("coffee.png", 1),
+    "galaxies": ("hubble_deep_field.jpg", 1),
+    "grass": ("grass.png", 1),
+    "gravel": ("gravel.png", 1),
+    "retina": ("retina.jpg", 2),
+    "rocket": ("rocket.jpg", 1),
+    "tissue": ("ihc.png", 1),
+}
+PATCH, GAP = 24, 8  # pixels; side of a patch, and what separates the bands of train and test patches
+PATCHES = {"train": 180, "test": 90}  # a class
+_FLAT = 1.0  # grey levels; a patch whose standard deviation is below shows no texture
+
+
+def photograph(name: str) -> np.ndarray:
+    """The grey photograph of a class (H, W) uint8. Raises ZoolibError where scikit-image lacks it."""
+    from PIL import Image
+
+    file, shrink = PHOTOGRAPHS[name]
+    try:
+        source = resources.files("skimage") / "data" / file
+        with source.open("rb") as stream, Image.open(stream) as image:
+            rgb = np.asarray(image.convert("RGB"), np.int64)
+    except (ModuleNotFoundError, FileNotFoundError):
+        raise ZoolibError(f"scikit-image's photograph {file} is missing; reinstall scikit-image") from None
+    grey = (rgb @ np.array([299, 587, 114]) + 500) // 1000
+    height, width = (side // shrink * shrink for side in grey.shape)
+    blocks = grey[:height, :width].reshape(height // shrink, shrink, width // shrink, shrink)
+    return ((blocks.sum((1, 3)) + shrink**2 // 2) // shrink**2).astype(np.uint8)
+
+
+def patch_corners(height: int, width: int, split: str) -> np.ndarray:
+    """Top and left (n, 2) of every patch of a split: bands of two rows of train patches, a gap, one of test, a gap."""
+    tops = []
+    for start in range(0, height, 3 * PATCH + 2 * GAP):
+        offsets = (0, PATCH) if split == "train" else (2 * PATCH + GAP,)
+        tops += [start + offset for offset in offsets if start + offset + PATCH <= height]
+    lefts = range(0, width - PATCH + 1, PATCH)
+    return np.array([(top, left) for top in tops for left in lefts])
+
+
+def patch_sources(split: str) -> list[np.ndarray]:
+    """The corners (n, 2) of the patches that are used, class by class: some of those with texture, by a fixed seed."""
+    found = []
+    for index, name in enumerate(PHOTOGRAPHS):
+        grey = photograph(name)
+        corners = patch_corners(grey.shape[0], grey.shape[1], split)
+        textured = corners[[grey[y : y + PATCH, x : x + PATCH].std() >= _FLAT for y, x in corners]]
+        rng = np.random.default_rng([VERSION, index, split == "test"])
+        found.append(rng.permutation(textured)[: PATCHES[split]])
+    return found
+
+
+def textures(split: str) -> Split:
+    """Patches (N, 24, 24, 3) of eleven photographs; no two patches share a pixel."""
+    images = [
+        np.stack([grey[y : y + PATCH, x : x + PATCH] for y, x in corners])
+        for grey, corners in zip(map(photograph, PHOTOGRAPHS), patch_sources(split), strict=True)
+    ]
+    labels = np.repeat(np.arange(len(images)), [len(part) for part in images])
+    order = np.random.default_rng([VERSION, split == "test"]).permutation(len(labels))
+    grey = np.concatenate(images)[order]
+    return np.repeat(grey[..., None], 3, axis=-1), labels[order].astype(np.int64), list(PHOTOGRAPHS)
+
+
+# Rendered scenes ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Family:
+    """A rendered dataset: how its scenes are drawn from fine classes, and how many."""
+
+    sample: Callable[[np.random.Generator, np.ndarray], Scenes]  # fine classes (N,) -> N scenes
+    classes: tuple[str, ...]
+    fine_classes: tuple[str, ...]
+    object_classes: tuple[str, ...]
+    seed: int
+    sizes: dict[str, int]  # multiples of the number of fine classes
+
+
+FAMILIES = {
+    "shapes": Family(
+        lambda rng, fine: things.shapes(rng, fine[:, None]),
+        things.SHAPES,
+        tuple(design.name for design in things.SHAPE_DESIGNS),
+        things.SHAPES,
+        seed=101,
+        sizes={"train": 2000, "test": 1000},
+    ),
+    "gliders": Family(
+        lambda rng, fine: things.gliders(rng, fine[:, None]),
+        things.GLIDERS,
+        things.GLIDERS,
+        things.WINGS,
+        seed=102,
+        sizes={"train": 2016, "test": 1008},
+    ),
+    "tiles": Family(
+        aerial.tiles, aerial.USES, aerial.LAYOUTS, aerial.ELEMENTS, seed=103, sizes={"train": 2000, "test": 1008}
+    ),
+}
+SIZE = 32  # pixels; the side of a rendered image
+
+
+def scenes(name: str, split: str) -> Scenes:
+    """The descriptions of a rendered dataset's images, in their order. Raises ZoolibError for another dataset."""
+    if name not in FAMILIES:
+        raise unknown("rendered dataset", name, FAMILIES)
+    family = FAMILIES[name]
+    rng = np.random.default_rng([VERSION, family.seed, split == "test"])
+    fine = rng.permutation(np.arange(family.sizes[split]) % len(family.fine_classes))
+    return family.sample(rng, fine)
+
+
+def _rendered(name: str) -> Callable[[str], Split]:
+    def load_split(split: str) -> Split:
+        described = scenes(name, split)
+        return render(described, SIZE).images, described.label, list(FAMILIES[name].classes)
+
+    return load_split
+
+
+# All of them ----------------------------------------------------------------------------------------------------------
+
+EMBEDDED: dict[str, Callable[[str], Split]] = {
+    "digits": digits,
+    "textures": textures,
+    **{name: _rendered(name) for name in FAMILIES},
+}
+
+
+def _parameters(name: str) -> dict[str, object]:
+    """Everything beside VERSION that decides a dataset's pixels; empty for one that is not worth keeping."""
+    if name in FAMILIES:
+        return {"seed": FAMILIES[name].seed, "sizes": FAMILIES[name].sizes, "side": SIZE}
+    if name == "textures":
+        return {"photographs": PHOTOGRAPHS, "patch": PATCH, "gap": GAP, "patches": PATCHES, "flat": _FLAT}
+    return {}
 
 
 def load(name: str, split: str) -> Split:
-    """The split ("train" or "test") of an embedded dataset. Raises ZoolibError for an unknown name."""
+    """The split ("train" or "test") of an embedded dataset, from the cache where it was made before.
+
+    Raises ZoolibError for an unknown name.
+    """
     if name not in EMBEDDED:
         raise unknown("embedded dataset", name, EMBEDDED)
-    return EMBEDDED[name](split)
+    parameters = _parameters(name)
+    if not parameters:
+        return EMBEDDED[name](split)
+    key = hashlib.sha256(json.dumps([VERSION, parameters]).encode()).hexdigest()[:16]
+    cached = build_dir() / "cache" / "embedded" / f"{name}-{split}-{key}.npz"
+    if not cached.is_file():
+        images, labels, classes = EMBEDDED[name](split)
+        with atomic(cached) as file:
+            np.savez(file, images=images, labels=labels, classes=np.array(classes))
+    with np.load(cached) as kept:
+        return kept["images"], kept["labels"], kept["classes"].tolist()
