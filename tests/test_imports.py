@@ -21,7 +21,8 @@ PACKAGE = ROOT / "zoolib"
 LAYERS = (
     ("__main__",),
     ("workflow", "notebooks"),
-    ("experiment", "pretrain"),
+    ("experiment", "pretraining"),
+    ("pretraining.recipes",),
     ("methods.*", "rl.*"),
     ("recipe",),
     ("train",),

@@ -56,6 +56,27 @@ class DatasetManifest(_Strict):
     homepage: str
     paper_column: str | None = None  # its column in reference/paper_results.csv
     variants: list[Variant] = []
+    of: Name | None = None  # the dataset whose files it takes some classes from
+    classes: list[str] = []  # those classes, in the order of their labels here
+    apart_from: Name | None = (
+        None  # the dataset whose images it must not contain, duplicates under other labels included
+    )
+    sha256: dict[Literal["train", "test"], Sha256] = {}  # of an embedded dataset's pixels and labels
+
+    @model_validator(mode="after")
+    def _subset(self) -> DatasetManifest:
+        if (self.of is None) != (not self.classes):
+            raise ValueError("of and classes belong together: name the dataset and the classes taken from it")
+        if self.of and self.source != "canonical":
+            raise ValueError("only classes of a canonical dataset can be taken")
+        if self.of and len(set(self.classes)) != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes} but {len(set(self.classes))} classes are named")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """The folder below a data root that holds its files."""
+        return self.of or self.name
 
 
 class MemberManifest(_Strict):
@@ -64,7 +85,7 @@ class MemberManifest(_Strict):
     name: Name
     title: str
     architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
-    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|file:.+|random)$")
+    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|made:[\w./-]+|file:.+|random)$")
     pretraining: str
     num_features: int = Field(gt=0)
     mean: tuple[float, float, float]
@@ -157,13 +178,13 @@ def find(manifest: DatasetManifest) -> Path:
     """The folder with train.parquet and test.parquet. Raises ZoolibError saying where to put it."""
     roots = data_roots()
     for root in roots:
-        folder = root / manifest.name
+        folder = root / manifest.folder
         if all((folder / f"{split}.parquet").is_file() for split in ("train", "test")):
             return folder
-    places = " or ".join(str(root / manifest.name) for root in roots)
+    places = " or ".join(str(root / manifest.folder) for root in roots)
     raise ZoolibError(
         f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
-        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
+        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.folder}/"
     )
 
 
