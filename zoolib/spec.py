@@ -98,6 +98,12 @@ class Profile:
 # test time, 0.89 G multiply-adds, which is what Hub-Pathway's supplement table 1 adds to five and to two ResNet-50s.
 _SMALL_GENERATOR = {"hub_pathway": {"generator_width": 16, "generator_size": 32}}
 
+# Few labels at the images' own 32 pixels, where a packaged zoo can be told from training from scratch.
+_SMALL_IMAGES: dict[str, Any] = {
+    "image_size": 32, "decode_size": 32, "crop": "shift", "batch_size": 64, "iterations": 300, "milestones": (180, 260),
+    "eval_every": 100, "val_fraction": 0.2,
+}  # fmt: skip
+
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
         "smoke",
@@ -139,6 +145,11 @@ PROFILES: dict[str, Profile] = {
             "digits": {"train_per_class": 10},
             "cifar100": {"train_per_class": 40, "test_limit": 2000},
             "cars": {"image_size": 64, "decode_size": 72, "crop": "resized", "crop_scale": (0.5, 1.0)},
+            "cifar100-novel": {"train_per_class": 20, "test_limit": 2000},
+            "textures": {"train_per_class": 10},
+            "shapes": {"train_per_class": 10},
+            "gliders": {"train_per_class": 20},
+            "tiles": {"train_per_class": 10},
         },
         options=_SMALL_GENERATOR,
     ),
@@ -161,6 +172,11 @@ PROFILES: dict[str, Profile] = {
         datasets={
             "cifar100": {"image_size": 48, "decode_size": 52, "iterations": 600, "milestones": (400, 520)},
             "cars": {"iterations": 1000, "milestones": (700, 900)},
+            "cifar100-novel": {**_SMALL_IMAGES, "train_per_class": 50},
+            "textures": {**_SMALL_IMAGES, "train_per_class": 10},
+            "shapes": {**_SMALL_IMAGES, "train_per_class": 10},
+            "gliders": {**_SMALL_IMAGES, "train_per_class": 20},
+            "tiles": {**_SMALL_IMAGES, "train_per_class": 10},
         },
         options=_SMALL_GENERATOR,
     ),

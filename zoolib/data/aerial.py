@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from zoolib.data.render import CAPSULE, ELLIPSE, NONE, POLYGON, Scenes
+from zoolib.data.render import CAPSULE, ELLIPSE, NONE, POLYGON, Scenes, cos_sin
 from zoolib.data.scenes import axis_ends, blank, uniform
 
 USES = ("houses", "halls", "orchard", "forest", "crops", "road", "river", "parking")
@@ -60,7 +60,7 @@ class _Land:
         """Rectangles: centres and half sides (N, n, 2), turns (N, n)."""
         slots = self._slots(centre.shape[1])
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, 1), (-1, 1)], np.float32) * half[:, :, None]
-        cos, sin = np.cos(turn)[..., None], np.sin(turn)[..., None]
+        cos, sin = (part[..., None] for part in cos_sin(turn))
         x, y = corners[..., 0], corners[..., 1]
         self.points[:, slots] = centre[:, :, None] + np.stack([cos * x - sin * y, sin * x + cos * y], -1)
         self.kind[:, slots], self.colour[:, slots], self.element[:, slots] = POLYGON, colour, element
@@ -177,7 +177,7 @@ def _trees(land: _Land, number: int, clear: float) -> None:
 
 def _river(land: _Land, second: np.ndarray) -> None:
     y = np.linspace(-1.5, 1.5, 9, dtype=np.float32)
-    bend = land.draw(0.12, 0.35, 1) * np.sin(land.draw(1.5, 2.6, 1) * y + land.draw(0, 6.3, 1))
+    bend = land.draw(0.12, 0.35, 1) * cos_sin(land.draw(1.5, 2.6, 1) * y + land.draw(0, 6.3, 1))[1]
     points = np.stack([bend, np.broadcast_to(y, bend.shape)], -1)  # (N, 9, 2)
     width = land.draw(0.15, 0.3, 1) * np.ones(8, np.float32)
     land.strips(np.stack([points[:, :-1], points[:, 1:]], 2), width, land.pick("water", 1, 0), WATER)
@@ -219,7 +219,7 @@ def tiles(rng: np.random.Generator, fine: np.ndarray) -> Scenes:
         land = _Land(rng, count)  # every use is laid out for all scenes, so that no draw depends on the labels
         lay(land, fine % 2 == 1)
         here = np.flatnonzero(scenes.label == use)
-        cos, sin = np.cos(turn[here])[:, None, None], np.sin(turn[here])[:, None, None]
+        cos, sin = (part[:, None, None] for part in cos_sin(turn[here]))
         x, y = land.points[here, ..., 0], land.points[here, ..., 1]
         turned = np.stack([cos * x - sin * y, sin * x + cos * y], -1)
         scenes.points[here] = turned * scale[here, None, None, None] + shift[here]

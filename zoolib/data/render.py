@@ -7,6 +7,10 @@ right and y down, (0, 0) being the corner of the first pixel.
 
 A pixel of width w whose centre lies at signed distance d from a part's border (negative inside) is covered by it to
 the share clip(1/2 - d/w, 0, 1), which is exact for a straight border parallel to an axis.
+
+Pixels are the same on every machine: the arithmetic is +, -, *, / and square roots of single numbers, which IEEE 754
+rounds in one way, with no BLAS, whose order of summation differs; sines and cosines are taken in double precision and
+rounded to single.
 """
 
 from __future__ import annotations
@@ -127,6 +131,12 @@ def coverage(scenes: Scenes, size: int) -> np.ndarray:
     return out
 
 
+def cos_sin(angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine in float32, equal on every machine (libraries differ in the last digit of what they return)."""
+    exact = angle.astype(np.float64)
+    return np.cos(exact).astype(np.float32), np.sin(exact).astype(np.float32)
+
+
 def _linear(normal: np.ndarray, offset: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """normal . p - offset for (B, 2) normals and (B,) offsets at every pixel centre p, (B, S, S)."""
     along_x = normal[:, :1] * centres - offset[:, None]  # (B, S)
@@ -136,7 +146,7 @@ def _linear(normal: np.ndarray, offset: np.ndarray, centres: np.ndarray) -> np.n
 
 def _ellipse(points: np.ndarray, radii: np.ndarray, angle: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Distance to an ellipse, to first order at its border (exact for a circle)."""
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = cos_sin(angle)
     k0, k1 = 0.0, 0.0
     for axis, direction in enumerate((np.stack([cos, sin], 1), np.stack([-sin, cos], 1))):
         radius = radii[:, axis, None]
@@ -192,8 +202,12 @@ def _resample(grids: np.ndarray, size: int) -> np.ndarray:
     """(N, 3, G, G) -> (N, 3, size, size), bilinear with the grid's corners at the image's corners."""
     count = grids.shape[-1]
     place = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32((count - 1) / size)
-    weights = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(count, dtype=np.float32)))  # (size, G)
-    return np.matmul(np.matmul(weights, np.ascontiguousarray(grids)), weights.T)
+    first = np.minimum(place.astype(np.int64), count - 2)
+    share = place - first.astype(np.float32)  # (size,)
+    rows = grids[:, :, first]
+    rows = rows + share[:, None] * (grids[:, :, first + 1] - rows)  # (N, 3, size, G)
+    out: np.ndarray = rows[..., first]
+    return out + share * (rows[..., first + 1] - out)
 
 
 def _finish(scenes: Scenes, canvas: np.ndarray) -> np.ndarray:

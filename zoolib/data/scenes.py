@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from zoolib.data.render import CAPSULE, ELLIPSE, MAX_CORNERS, NONE, POLYGON, Scenes
+from zoolib.data.render import CAPSULE, ELLIPSE, MAX_CORNERS, NONE, POLYGON, Scenes, cos_sin
 
 Point = tuple[float, float]
 GRID = 9  # cells along a side of the finer grid behind a procedural background
@@ -97,7 +97,7 @@ class Pose:
 
     def matrix(self) -> np.ndarray:
         """(N, K, 2, 2): stretch and mirror first, then turn and scale."""
-        cos, sin = np.cos(self.turn), np.sin(self.turn)
+        cos, sin = cos_sin(self.turn)
         wide = self.stretch * self.mirror
         rows = np.stack([np.stack([cos * wide, -sin], -1), np.stack([sin * wide, cos], -1)], -2)
         return self.scale[..., None, None] * rows
@@ -181,8 +181,9 @@ def axis_ends(kind: np.ndarray, points: np.ndarray, radii: np.ndarray, angle: np
     Polygons are taken as rectangles of four corners in order; arguments are those of `Scenes`.
     """
     a, b = points[..., 0, :], points[..., 1, :]
-    along = np.stack([np.cos(angle), np.sin(angle)], -1) * radii[..., :1]
-    across = np.stack([-np.sin(angle), np.cos(angle)], -1) * radii[..., 1:]
+    cos, sin = cos_sin(angle)
+    along = np.stack([cos, sin], -1) * radii[..., :1]
+    across = np.stack([-sin, cos], -1) * radii[..., 1:]
     oval = np.stack([a - along, a + along, a - across, a + across], -2)
     step = (b - a) / np.maximum(np.linalg.norm(b - a, axis=-1, keepdims=True), 1e-6) * radii[..., :1]
     side = np.stack([-step[..., 1], step[..., 0]], -1)
