@@ -140,9 +140,11 @@ def _pretrain(args: argparse.Namespace) -> None:
     with tqdm(unit="step") as bar:
 
         def progress(member: str, done: int, total: int, word: str) -> None:
-            bar.total, bar.n = total, done
+            if done < bar.n:  # the next member
+                bar.reset()
+            bar.total = total
             bar.set_postfix_str(f"{member} {word}", refresh=False)
-            bar.update(0)
+            bar.update(done - bar.n)
 
         notes = pretrain(args.hub, args.member, progress=progress)
     for note in notes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -107,9 +108,12 @@ def grid(
 
 
 def needed(spec: RunSpec) -> list[RunSpec]:
-    """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed."""
+    """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed and settings."""
     needs = METHODS[spec.method].needs
-    return grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed]) if needs else []
+    if not needs:
+        return []
+    runs = grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed])
+    return [dataclasses.replace(run, settings=spec.settings) for run in runs]
 
 
 def planned(profile_name: str, which: str = "core") -> list[RunSpec]:

@@ -90,10 +90,10 @@ def _make(hub: str, name: str, folder: Path, seed: int, work: Path, progress: Pr
         load_in_order(backbone.backbone, read_weights(file), str(file))
     method = recipe.method(backbone, task).to(device)
     if settings.channels_last:
-        method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        method.to(memory_format=torch.channels_last)
     step = None if progress is None else lambda at, total, word: progress(name, at, total, word)
     began = time.process_time()
-    history = fit(method, data, task, settings, seed, machine, work / f"{name}.pt", progress=step)  # type: ignore[arg-type]
+    history = fit(method, data, task, settings, seed, machine, work / f"{name}.pt", progress=step)
     seconds = time.process_time() - began
     metrics = task.metrics(*evaluate(method, data, "test", settings, machine)[:2])
     if recipe.gallery:
@@ -109,6 +109,7 @@ def _make(hub: str, name: str, folder: Path, seed: int, work: Path, progress: Pr
         "start": recipe.start,
         "seed": seed,
         "data": data.manifest.name,
+        "classes": data.train.classes,
         "data_sha256": data.sha256,
         "sha256": _save(backbone.backbone, folder / f"{name}.safetensors"),
         "curve": history.curve,

@@ -83,7 +83,7 @@ class MoCo(Method):
 
 
 def view(x: Tensor) -> Tensor:
-    """A random crop, mirrored at random, with changed brightness, contrast and saturation, of every image (B, 3, S, S)."""
+    """A random crop of each image (B, 3, S, S), mirrored or not, with changed brightness, contrast and saturation."""
     generator = torch.Generator().manual_seed(int(torch.randint(2**31, (1,))))
     size = x.shape[-1]
     out = augment.crop_resize(x, augment.random_boxes(len(x), size, (0.2, 1.0), generator), size)

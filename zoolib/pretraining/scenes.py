@@ -99,19 +99,16 @@ def load(kind: str, seed: int, settings: Settings) -> Dataset:
         chosen = rows[rng.integers(len(rows), size=count)]
         seen = render(described, SIDE, np.ascontiguousarray(source.pixels[chosen]))
         made[split] = seen.images, KINDS[kind].label(described, seen)
-    train = Images(*(np.concatenate([made["train"][i], made["val"][i]]) for i in (0, 1)), list(KINDS[kind].classes), "")
-    test = Images(*made["test"], list(KINDS[kind].classes), "")
-    train, test = (dataclasses.replace(part, sha256=digest(part)) for part in (train, test))
-    rows = {
+    pixels, labels = (np.concatenate([made["train"][i], made["val"][i]]) for i in (0, 1))
+    places = {
         "train": np.arange(SIZES["train"]),
         "val": SIZES["train"] + np.arange(SIZES["val"]),
         "test": np.arange(SIZES["test"]),
     }
-    return dataclasses.replace(unmirrored(behind), train=train, test=test, rows=rows)
+    train, test = _images(kind, pixels, labels), _images(kind, *made["test"])
+    return dataclasses.replace(unmirrored(behind), train=train, test=test, rows=places)
 
 
-def digest(images: Images) -> str:
-    """sha256 of pixels and labels."""
-    found = hashlib.sha256(np.ascontiguousarray(images.pixels))
-    found.update(np.ascontiguousarray(images.labels))
-    return found.hexdigest()
+def _images(kind: str, pixels: np.ndarray, labels: np.ndarray) -> Images:
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    return Images(pixels, labels, list(KINDS[kind].classes), digest)
