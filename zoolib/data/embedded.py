@@ -5,23 +5,21 @@ Each returns uint8 images and labels of one split. What takes a moment is made o
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
+from pathlib import Path
 
 import numpy as np
 
-from zoolib.data import aerial, things
-from zoolib.data.render import Scenes, render
+from zoolib.data import aerial, render, scenes, things
 from zoolib.files import atomic
 from zoolib.paths import build_dir
 from zoolib.spec import ZoolibError, unknown
 
 Split = tuple[np.ndarray, np.ndarray, list[str]]  # images (N, H, W, 3) uint8, labels (N,) int64, class names
-
-VERSION = 1  # of the pixels; raise it with every change to what a dataset looks like
 
 
 def digits(split: str) -> Split:
@@ -56,6 +54,7 @@ PHOTOGRAPHS = {
 }
 PATCH, GAP = 24, 8  # pixels; side of a patch, and what separates the bands of train and test patches
 PATCHES = {"train": 180, "test": 90}  # a class
+_SEED = 100
 _FLAT = 1.0  # grey levels; a patch whose standard deviation is below shows no texture
 
 
@@ -93,7 +92,7 @@ def patch_sources(split: str) -> list[np.ndarray]:
         grey = photograph(name)
         corners = patch_corners(grey.shape[0], grey.shape[1], split)
         textured = corners[[grey[y : y + PATCH, x : x + PATCH].std() >= _FLAT for y, x in corners]]
-        rng = np.random.default_rng([VERSION, index, split == "test"])
+        rng = np.random.default_rng([_SEED, split == "test", index])
         found.append(rng.permutation(textured)[: PATCHES[split]])
     return found
 
@@ -105,7 +104,7 @@ def textures(split: str) -> Split:
         for grey, corners in zip(map(photograph, PHOTOGRAPHS), patch_sources(split), strict=True)
     ]
     labels = np.repeat(np.arange(len(images)), [len(part) for part in images])
-    order = np.random.default_rng([VERSION, split == "test"]).permutation(len(labels))
+    order = np.random.default_rng([_SEED, split == "test"]).permutation(len(labels))
     grey = np.concatenate(images)[order]
     return np.repeat(grey[..., None], 3, axis=-1), labels[order].astype(np.int64), list(PHOTOGRAPHS)
 
@@ -117,7 +116,7 @@ def textures(split: str) -> Split:
 class Family:
     """A rendered dataset: how its scenes are drawn from fine classes, and how many."""
 
-    sample: Callable[[np.random.Generator, np.ndarray], Scenes]  # fine classes (N,) -> N scenes
+    sample: Callable[[np.random.Generator, np.ndarray], render.Scenes]  # fine classes (N,) -> N scenes
     classes: tuple[str, ...]
     fine_classes: tuple[str, ...]
     object_classes: tuple[str, ...]
@@ -149,20 +148,20 @@ FAMILIES = {
 SIZE = 32  # pixels; the side of a rendered image
 
 
-def scenes(name: str, split: str) -> Scenes:
-    """The descriptions of a rendered dataset's images, in their order. Raises ZoolibError for another dataset."""
+def described(name: str, split: str) -> render.Scenes:
+    """The scenes of a rendered dataset, in the order of its images. Raises ZoolibError for another dataset."""
     if name not in FAMILIES:
         raise unknown("rendered dataset", name, FAMILIES)
     family = FAMILIES[name]
-    rng = np.random.default_rng([VERSION, family.seed, split == "test"])
+    rng = np.random.default_rng([family.seed, split == "test"])
     fine = rng.permutation(np.arange(family.sizes[split]) % len(family.fine_classes))
     return family.sample(rng, fine)
 
 
 def _rendered(name: str) -> Callable[[str], Split]:
     def load_split(split: str) -> Split:
-        described = scenes(name, split)
-        return render(described, SIZE).images, described.label, list(FAMILIES[name].classes)
+        scene = described(name, split)
+        return render.render(scene, SIZE).images, scene.label, list(FAMILIES[name].classes)
 
     return load_split
 
@@ -176,13 +175,13 @@ EMBEDDED: dict[str, Callable[[str], Split]] = {
 }
 
 
-def _parameters(name: str) -> dict[str, object]:
-    """Everything beside VERSION that decides a dataset's pixels; empty for one that is not worth keeping."""
-    if name in FAMILIES:
-        return {"seed": FAMILIES[name].seed, "sizes": FAMILIES[name].sizes, "side": SIZE}
-    if name == "textures":
-        return {"photographs": PHOTOGRAPHS, "patch": PATCH, "gap": GAP, "patches": PATCHES, "flat": _FLAT}
-    return {}
+@functools.cache
+def _version() -> str:
+    """Names what decides the pixels: the code that draws, and the packages that hold or compute them."""
+    code = [Path(str(module.__file__)).read_bytes() for module in (render, scenes, things, aerial)]
+    own = Path(__file__).read_bytes()
+    packages = [metadata.version(name) for name in ("numpy", "pillow", "scikit-image", "scikit-learn")]
+    return hashlib.sha256(b"".join([*code, own, *(name.encode() for name in packages)])).hexdigest()[:16]
 
 
 def load(name: str, split: str) -> Split:
@@ -192,11 +191,7 @@ def load(name: str, split: str) -> Split:
     """
     if name not in EMBEDDED:
         raise unknown("embedded dataset", name, EMBEDDED)
-    parameters = _parameters(name)
-    if not parameters:
-        return EMBEDDED[name](split)
-    key = hashlib.sha256(json.dumps([VERSION, parameters]).encode()).hexdigest()[:16]
-    cached = build_dir() / "cache" / "embedded" / f"{name}-{split}-{key}.npz"
+    cached = build_dir() / "cache" / "embedded" / f"{name}-{split}-{_version()}.npz"
     if not cached.is_file():
         images, labels, classes = EMBEDDED[name](split)
         with atomic(cached) as file:
