@@ -16,7 +16,11 @@ from zoolib.pretraining.dense import Pretext
 
 
 def _projector(features: int, dim: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, dim))
+    """Two layers with batch norms (as in MoCo v3): without them all first embeddings point the same way."""
+    return nn.Sequential(
+        nn.Linear(features, features, bias=False), nn.BatchNorm1d(features), nn.ReLU(),
+        nn.Linear(features, dim, bias=False), nn.BatchNorm1d(dim, affine=False),
+    )  # fmt: skip
 
 
 class MoCo(Method):
@@ -33,7 +37,7 @@ class MoCo(Method):
         self,
         backbone: HubModel,
         dim: int = 64,
-        length: int = 4096,
+        length: int = 2048,
         momentum: float = 0.99,
         temperature: float = 0.1,
         parts: int = 4,

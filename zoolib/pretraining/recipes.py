@@ -163,11 +163,13 @@ _DENSE = Settings(
     test_crops=1, eval_every=300,
 )  # fmt: skip
 
+_SHORTER = dataclasses.replace(_DENSE, iterations=900, milestones=(600, 800))
+
 SUPERVISED = Recipe(
     _SUPERVISED, lambda seed, settings: scenes.photographs(settings), _classes, _single, "chance", _chance, _predicted
 )
 MOCO = Recipe(
-    dataclasses.replace(_SUPERVISED, crop="none", lr=0.06),
+    dataclasses.replace(_SUPERVISED, crop="none", lr=0.06, iterations=1300, milestones=(900, 1200), eval_every=400),
     _mirrored_by_the_method,
     _contrast,
     lambda backbone, task: MoCo(backbone),
@@ -180,11 +182,11 @@ DETECTION = Recipe(
     "every class's mean box", _mean_box, _dense_gallery, start="supervised",
 )  # fmt: skip
 SEGMENTATION = Recipe(
-    _DENSE, _loader("segmentation"), lambda data: Segmentation(len(data.train.classes)), _dense,
+    _SHORTER, _loader("segmentation"), lambda data: Segmentation(len(data.train.classes)), _dense,
     "the commonest class everywhere", _majority, _dense_gallery, start="supervised",
 )  # fmt: skip
 KEYPOINTS = Recipe(
-    _DENSE, _loader("keypoints"), lambda data: Keypoints(len(data.train.classes)), _dense,
+    _SHORTER, _loader("keypoints"), lambda data: Keypoints(len(data.train.classes)), _dense,
     "every point's mean place", _mean_place, _dense_gallery, start="supervised",
 )  # fmt: skip
 
@@ -214,9 +216,9 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mini-zoo": _ZOO,
     "mini-zoo-independent": {name: _with(recipe, start="") for name, recipe in _ZOO.items() if recipe.start},
     "mini-hub": {
-        "residual": _with(SUPERVISED, iterations=1600, milestones=(1100, 1450)),
-        "inverted": _with(SUPERVISED, iterations=1400, milestones=(950, 1250), precision="float32"),
-        "window": _with(SUPERVISED, iterations=1400, milestones=(950, 1250), lr=0.05),
-        "convnext": _with(SUPERVISED, iterations=1400, milestones=(950, 1250), lr=0.05),
+        "residual": _with(SUPERVISED, iterations=800, milestones=(550, 730)),
+        "inverted": _with(SUPERVISED, iterations=700, milestones=(480, 640), precision="float32"),
+        "window": _with(SUPERVISED, iterations=700, milestones=(480, 640), lr=0.05),
+        "convnext": _with(SUPERVISED, iterations=700, milestones=(480, 640), lr=0.05),
     },
 }
