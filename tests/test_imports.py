@@ -36,10 +36,13 @@ LAYERS = (
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "claims", "widgets", "pages", "cards", "apidoc"}
+REPORTS = {"tables", "figures", "claims", "widgets", "pages", "cards", "apidoc", "galleries", "studies"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
-NOTEBOOK_MODULES = {"experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests"}
+NOTEBOOK_MODULES = {
+    "experiment", "results", "tables", "figures", "widgets", "claims", "reference", "data.manifests",
+    "galleries", "studies",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

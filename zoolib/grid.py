@@ -19,16 +19,31 @@ CORE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "paper": (),
 }
 
+#: targets of the packaged hubs that need no file
+TARGETS = ("digits", "textures", "shapes", "gliders", "tiles")
+
 #: Zoo-Tuning on the papers' architecture: a few steps from random weights show that it runs and what it costs
 RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
 
 #: every record of a profile, for `make reproduce`
 ALL: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (*CORE["smoke"], RESNET50),
-    "mini": CORE["mini"],
-    "lab": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
+    "mini": (*CORE["mini"], *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in TARGETS)),
+    "lab": (
+        ("cifar100", "imagenet-lite", "all"),
+        ("cars", "imagenet-lite", "all"),
+        *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in ("cifar100-novel", *TARGETS[1:])),
+    ),
     "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
 }
+
+
+#: steps of training at which the zoos with and without common ancestry are compared
+LENGTHS = (30, 100, 300)
+ANCESTRY = ("cifar100-novel", ("mini-zoo", "mini-zoo-independent"))
+
+#: the target whose right sources are known, the hubs that are routed through, and how many models a route takes
+ROUTING = ("mixture", ("mini-pair", "mini-zoo"), (1, 2))
 
 
 def allowed(card: MethodCard, hub: HubManifest) -> bool:
@@ -116,9 +131,34 @@ def needed(spec: RunSpec) -> list[RunSpec]:
     return [dataclasses.replace(run, settings=spec.settings) for run in runs]
 
 
+def ancestry(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """Every method on the zoo with and without common ancestry, trained for several lengths (profile lab)."""
+    dataset, hubs = ANCESTRY
+    out = []
+    for spec in [run for hub in hubs for run in grid("cls", dataset, hub, "all", "lab", seeds)]:
+        for length in LENGTHS:
+            milestones = tuple(round(share * length) for share in (0.6, 0.87))
+            settings = dataclasses.replace(
+                spec.settings, iterations=length, milestones=milestones, eval_every=length, val_fraction=0.04
+            )
+            out.append(dataclasses.replace(spec, settings=settings))
+    return out
+
+
+def routing(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """Hub-Pathway on the target whose right sources are known, and each member fine-tuned on it (profile lab)."""
+    dataset, hubs, routes = ROUTING
+    specs = grid("cls", dataset, hubs[-1], "finetune", "lab", seeds)
+    return specs + [
+        spec for hub in hubs for k in routes for spec in grid("cls", dataset, hub, "hub_pathway", "lab", seeds, top_k=k)
+    ]
+
+
 def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     """The specifications of a profile's core (what the book computes) or of all its records, needed runs included."""
     table = {"core": CORE, "all": ALL}[which][profile(profile_name).name]
     specs = [spec for dataset, hub, methods in table for spec in grid("cls", dataset, hub, methods, profile_name)]
+    if (profile_name, which) == ("lab", "all"):
+        specs += [*ancestry(), *routing()]
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     return list(dict.fromkeys(everything))

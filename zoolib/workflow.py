@@ -21,6 +21,9 @@ COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
     "lab": {},
+    "pretexts": {},
+    "routing": {},
+    "ancestry": {},
 }
 
 
