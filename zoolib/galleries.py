@@ -73,7 +73,9 @@ def progress(hub: str) -> Figure:
     axes = figure.subplots()
     titles = {member.name: member.title for member in manifests.hub(hub).members}
     for colour, (name, note) in zip(MEMBER_COLOURS, notes(hub).items(), strict=False):
-        points = [(step, value) for step, split, _, value in note["curve"] if split == "val"]
+        points = [
+            (step, value) for step, split, term, value in note["curve"] if (split, term) == ("val", note["metric"])
+        ]
         steps, values = zip(*points, strict=True)
         axes.plot(steps, values, "o-", ms=3, color=colour, label=titles[name])
     axes.set_xlabel("Iteration")
