@@ -14,13 +14,19 @@ from zoolib.spec import Profile, RunSpec, ZoolibError, profile, unknown
 #: what `make book` computes afresh in each profile: (dataset, hub, methods)
 CORE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (("digits", "imagenet-lite", "all"), ("digits", "digits-zoo", "all")),
-    "mini": (("digits", "imagenet-lite", "all"), ("digits", "digits-zoo", "all")),
+    "mini": (
+        ("digits", "imagenet-lite", "all"),
+        ("digits", "digits-zoo", "all"),
+        ("tiles", "mini-zoo", "all"),
+    ),
     "lab": (),
     "paper": (),
 }
 
 #: targets of the packaged hubs that need no file
 TARGETS = ("digits", "textures", "shapes", "gliders", "tiles")
+#: and those of the lab profile
+LAB_TARGETS = ("cifar100-novel", *TARGETS[1:])
 
 #: Zoo-Tuning on the papers' architecture: a few steps from random weights show that it runs and what it costs
 RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
@@ -28,11 +34,13 @@ RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
 #: every record of a profile, for `make reproduce`
 ALL: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (*CORE["smoke"], RESNET50),
-    "mini": (*CORE["mini"], *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in TARGETS)),
+    "mini": tuple(
+        dict.fromkeys((*CORE["mini"], *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in TARGETS)))
+    ),
     "lab": (
         ("cifar100", "imagenet-lite", "all"),
         ("cars", "imagenet-lite", "all"),
-        *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in ("cifar100-novel", *TARGETS[1:])),
+        *((name, hub, "all") for hub in ("mini-zoo", "mini-hub") for name in LAB_TARGETS),
     ),
     "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
 }
@@ -143,6 +151,12 @@ def ancestry(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
             )
             out.append(dataclasses.replace(spec, settings=settings))
     return out
+
+
+def targets(hub: str, profile_name: str, seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """Every method from one packaged hub on every target of a profile."""
+    names = LAB_TARGETS if profile_name == "lab" else TARGETS
+    return [spec for name in names for spec in grid("cls", name, hub, "all", profile_name, seeds)]
 
 
 def routing(seeds: int | Iterable[int] = 0) -> list[RunSpec]:

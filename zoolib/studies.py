@@ -128,6 +128,60 @@ def routing_figure(specs: Iterable[RunSpec], store: ResultStore) -> Figure:
     return figure
 
 
+# Targets --------------------------------------------------------------------------------------------------------------
+
+
+def by_target(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
+    """Test accuracy of every run: dataset, hub, method, member, seed, accuracy."""
+    rows = [
+        {"dataset": r.spec.dataset, "hub": r.spec.hub, "method": r.spec.method, "member": r.spec.member,
+         "seed": r.spec.seed, "accuracy": r.metrics["test"]["top1_accuracy"]}
+        for r in store.records(list(specs))
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["dataset", "hub", "method", "member", "seed", "accuracy"])
+
+
+def target_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a method or fine-tuned member, one column a target: mean and standard deviation over seeds; text.
+
+    The best row of each target is bold.
+    """
+    means = frame.groupby(["dataset", "method", "member"], sort=False)["accuracy"].mean()
+    best = {name: tuple(part.index[int(part.argmax())])[1:] for name, part in means.groupby(level=0)}
+    rows = []
+    for method, member in frame[["method", "member"]].drop_duplicates().itertuples(index=False):
+        row = {"": title(method, member, frame["hub"].iloc[0])}
+        for name in frame["dataset"].unique():
+            part = frame[(frame[["dataset", "method", "member"]] == [name, method, member]).all(axis=1)]
+            text = _spread(part["accuracy"]) if len(part) else "not run"
+            row[manifests.dataset(name).title] = f"**{text}**" if best[name] == (method, member) else text
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def margin_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """For each target the best fine-tuned member beside training from scratch: their difference and its spread; text.
+
+    The spread is the larger standard deviation over seeds of the two.
+    """
+    rows = []
+    for name, part in frame.groupby("dataset", sort=False):
+        singles = part[part["method"] == "finetune"]
+        scratch = part[part["method"] == "scratch"]["accuracy"]
+        if singles.empty or scratch.empty:
+            continue
+        member = str(singles.groupby("member")["accuracy"].mean().idxmax())
+        best = singles[singles["member"] == member]["accuracy"]
+        margin, spread = best.mean() - scratch.mean(), max(best.std(), scratch.std())
+        rows.append({
+            "Target": manifests.dataset(str(name)).title,
+            "Best member": manifests.hub(str(part["hub"].iloc[0])).member(member).title,
+            "Its accuracy": _spread(best), "From scratch": _spread(scratch), "Margin": f"{margin:+.1f}",
+            "Margin over spread": f"{margin / spread:.1f}" if spread > 0 else "", "Seeds": len(best),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 # Ancestry -------------------------------------------------------------------------------------------------------------
 
 

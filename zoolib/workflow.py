@@ -22,6 +22,8 @@ COMMITTED_PAGES = {
     | {"profile": "smoke"},
     "lab": {},
     "pretexts": {},
+    "targets-mini-zoo": {"hub": "mini-zoo"},
+    "targets-mini-hub": {"hub": "mini-hub"},
     "routing": {},
     "ancestry": {},
 }

@@ -68,7 +68,11 @@ def pretrain(
             with atomic(done) as file:
                 file.write(json.dumps(note).encode())
         notes.append(json.loads(done.read_text()))
-    shutil.rmtree(work, ignore_errors=True)
+    if member:
+        for left in (work / f"{member}.json", work / f"{member}.pt"):
+            left.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(work, ignore_errors=True)
     return notes
 
 
