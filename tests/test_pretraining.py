@@ -1,6 +1,5 @@
 """Pretraining of the packaged hubs: pretexts against oracles; members see nothing of a target's test split."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from zoolib import galleries
-from zoolib.data import embedded, manifests, render, things
+from zoolib.data import embedded, loaders, manifests, render, things
 from zoolib.data.manifests import MemberManifest
 from zoolib.hub import Hub, HubModel, read_weights
 from zoolib.nets import NETS
@@ -211,7 +210,7 @@ def test_dense_members_descend_from_the_supervised_one_and_moco_does_not() -> No
     weights = {model.name: model.backbone.layer3[0].conv1.weight.flatten() for model in Hub("mini-zoo").models()}
 
     def alike(name: str) -> float:
-        return float(torch.cosine_similarity(weights["supervised"], weights[name], dim=0))
+        return float(torch.cosine_similarity(weights["supervised"], weights[name], dim=0).detach())
 
     assert min(map(alike, DENSE)) > 0.3 > abs(alike("moco"))
 
@@ -226,11 +225,11 @@ def test_the_manifest_of_an_unmade_hub_names_the_command(monkeypatch, tmp_path) 
 
 def test_windows_need_32_pixels_and_other_sizes_are_resized() -> None:
     member = manifests.hub("mini-hub").member("window")
-    model = HubModel(dataclasses_free(member), NETS["mini_window"]())
+    model = HubModel(weightless(member), NETS["mini_window"]())
     assert member.fixed_input and model(torch.rand(2, 3, 48, 48)).shape == (2, member.num_features)
 
 
-def dataclasses_free(member: MemberManifest) -> MemberManifest:
+def weightless(member: MemberManifest) -> MemberManifest:
     return member.model_copy(update={"weights": "random", "sha256": None})
 
 
@@ -244,10 +243,10 @@ def contents(images: np.ndarray) -> set[bytes]:
 @pytest.mark.parametrize("kind", DENSE)
 def test_no_scene_of_a_pretext_is_a_test_image_of_a_target(kind: str, monkeypatch) -> None:
     grey = np.full((500, 32, 32, 3), 128, np.uint8)
-    behind = dataclasses.make_dataclass("Behind", ["manifest", "train", "test", "rows"])
-    train = scenes.Images(grey, np.zeros(500, np.int64), [], "")
+    plain = loaders.Images(grey, np.zeros(500, np.int64), [], "")
     rows = {split: np.arange(500) for split in ("train", "val", "test")}
-    monkeypatch.setattr(scenes, "photographs", lambda _: behind(manifests.dataset("digits"), train, train, rows))
+    behind = loaders.Dataset(manifests.dataset("cifar100-source"), plain, plain, rows, "")
+    monkeypatch.setattr(scenes, "photographs", lambda _: behind)
     monkeypatch.setattr(scenes, "SIZES", {"train": 3000, "val": 100, "test": 100})
     scenes.load.cache_clear()
     data = scenes.load(kind, 0, RECIPES["mini-zoo"][kind].settings)
@@ -268,8 +267,6 @@ def test_photographs_of_the_pretexts_are_in_no_split_of_the_target() -> None:
     except ZoolibError:  # the files are not on this machine: the manifest at least asks for it
         assert manifests.dataset("cifar100-source").apart_from == "cifar100-novel"
         return
-    from zoolib.data import loaders
-
     settings = RECIPES["mini-zoo"]["supervised"].settings
     source, novel = (loaders.load(manifests.dataset(f"cifar100-{part}"), settings) for part in ("source", "novel"))
     seen = contents(source.train.pixels)
