@@ -19,7 +19,7 @@ from zoolib.results import ResultStore
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
-    "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"all"', "profile": '"mini"', "seeds": "0"},
+    "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"core"', "profile": '"mini"', "seeds": "0"},
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
 }
 

@@ -158,6 +158,14 @@ def test_every_keypoint_of_every_design_lies_on_the_thing(designs) -> None:
     assert inside.mean() > 0.97
 
 
+def test_the_left_tip_of_a_glider_is_on_the_left_of_its_nose() -> None:
+    drawn = FAMILIES["gliders"](60)
+    nose, left, right, tail = drawn.keypoints[:, 0].transpose(1, 2, 0)
+    ahead = nose - tail
+    side = [ahead[0] * (tip - tail)[1] - ahead[1] * (tip - tail)[0] for tip in (left, right)]
+    assert (side[0] < 0).all() and (side[1] > 0).all()
+
+
 def test_a_turned_mirrored_thing_has_its_keypoints_where_trigonometry_puts_them() -> None:
     pose = scenes.Pose(
         np.array([[[0.4, 0.6]]], np.float32), np.array([[0.25]], np.float32), np.array([[0.3]], np.float32),

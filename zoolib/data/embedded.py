@@ -58,8 +58,8 @@ _SEED = 100
 _FLAT = 1.0  # grey levels; a patch whose standard deviation is below shows no texture
 
 
-def photograph(name: str) -> np.ndarray:
-    """The grey photograph of a class (H, W) uint8. Raises ZoolibError where scikit-image lacks it."""
+def colour_photograph(name: str) -> np.ndarray:
+    """The photograph of a class (H, W, 3) uint8. Raises ZoolibError where scikit-image lacks it."""
     from PIL import Image
 
     file, shrink = PHOTOGRAPHS[name]
@@ -69,10 +69,15 @@ def photograph(name: str) -> np.ndarray:
             rgb = np.asarray(image.convert("RGB"), np.int64)
     except (ModuleNotFoundError, FileNotFoundError):
         raise ZoolibError(f"scikit-image's photograph {file} is missing; reinstall scikit-image") from None
-    grey = (rgb @ np.array([299, 587, 114]) + 500) // 1000
-    height, width = (side // shrink * shrink for side in grey.shape)
-    blocks = grey[:height, :width].reshape(height // shrink, shrink, width // shrink, shrink)
+    height, width = (side // shrink for side in rgb.shape[:2])
+    blocks = rgb[: height * shrink, : width * shrink].reshape(height, shrink, width, shrink, 3)
     return ((blocks.sum((1, 3)) + shrink**2 // 2) // shrink**2).astype(np.uint8)
+
+
+def photograph(name: str) -> np.ndarray:
+    """The photograph of a class in grey (H, W) uint8. Raises ZoolibError where scikit-image lacks it."""
+    rgb = colour_photograph(name).astype(np.int64)
+    return ((rgb @ np.array([299, 587, 114]) + 500) // 1000).astype(np.uint8)
 
 
 def patch_corners(height: int, width: int, split: str) -> np.ndarray:

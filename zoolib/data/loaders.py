@@ -138,7 +138,8 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
         of_class = shuffled[labels[shuffled] == value]
         held = max(1, round(settings.val_fraction * len(of_class)))
         val.append(of_class[:held])
-        train.append(of_class[held:] if settings.train_per_class == 0 else of_class[held:][: settings.train_per_class])
+        kept = max(1, round(settings.train_fraction * (len(of_class) - held)))  # a share holds every smaller one
+        train.append(of_class[held:][:kept][: settings.train_per_class or kept])
     rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
     if len(rows["train"]) == 0:
         raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training image; lower it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -165,10 +166,12 @@ def compose(
     turn: float,
     scale: tuple[float, float],
     behind: int,
+    mirrored: bool = True,
 ) -> Scenes:
     """Scenes of objects of fine classes (N, K), -1 for none, over `behind` parts of clutter and behind an occluder.
 
-    An object is turned by up to `turn` radians either way, and half of its extent lies within `scale`.
+    An object is turned by up to `turn` radians either way, and half of its extent lies within `scale`. Half of the
+    objects are mirrored, which symmetric ones must not be: nothing would tell their left point from their right one.
 
     No draw depends on `fine`: two calls with equal generators differ in nothing but what the classes define.
     """
@@ -176,7 +179,10 @@ def compose(
     slots = objects * catalogue.kind.shape[1]
     scenes = blank(rng, count, behind + slots + OCCLUDERS, objects, catalogue.keypoints.shape[1])
     clutter(scenes, slice(0, behind), rng, (0.1, 0.45))
-    place(scenes, behind, catalogue, fine, _spread(rng, fine, turn, scale), _inks(rng, count, objects))
+    pose = _spread(rng, fine, turn, scale)
+    if not mirrored:
+        pose = replace(pose, mirror=np.ones_like(pose.mirror))
+    place(scenes, behind, catalogue, fine, pose, _inks(rng, count, objects))
     clutter(scenes, slice(behind + slots, None), rng, (0.03, 0.12))
     scenes.fine[:] = fine[:, 0]
     scenes.label[:] = scenes.objects[:, 0]
@@ -196,7 +202,7 @@ def shapes(rng: np.random.Generator, fine: np.ndarray, behind: int = 5) -> Scene
 
 def gliders(rng: np.random.Generator, fine: np.ndarray) -> Scenes:
     """Scenes of gliders; `fine` (N, K) indexes GLIDER_DESIGNS and is the label. Clearer views than `shapes`."""
-    scenes = compose(rng, _GLIDERS, fine, turn=0.4, scale=(0.4, 0.49), behind=3)
+    scenes = compose(rng, _GLIDERS, fine, turn=0.4, scale=(0.4, 0.49), behind=3, mirrored=False)
     scenes.noise[:] *= np.float32(0.5)
     scenes.light[:] *= np.float32(0.6)
     scenes.label[:] = scenes.fine
