@@ -71,19 +71,10 @@ def _gliders(rng: np.random.Generator, count: int) -> Scenes:
     return things.gliders(rng, rng.integers(len(things.GLIDER_DESIGNS), size=(count, 1)))
 
 
-LEFT, RIGHT = 1, 2  # the tips among a glider's points
-
-
 def _points(scenes: Scenes, seen: Rendered) -> np.ndarray:
-    """(N, J, 3) float32 of the first object: x, y in pixels, and 1 where the point is seen.
-
-    A glider is symmetric and may be mirrored, so its tips are named by where they are in the image.
-    """
+    """(N, J, 3) float32 of the first object: x, y in pixels, and 1 where the point is seen."""
     visible = seen.visible[:, 0, :, None]
-    points = np.concatenate([np.where(visible, seen.keypoints[:, 0], 0), visible], -1).astype(np.float32)
-    crossed = scenes.keypoints[:, 0, LEFT, 0] > scenes.keypoints[:, 0, RIGHT, 0]
-    points[crossed, LEFT], points[crossed, RIGHT] = points[crossed, RIGHT], points[crossed, LEFT]
-    return points
+    return np.concatenate([np.where(visible, seen.keypoints[:, 0], 0), visible], -1).astype(np.float32)
 
 
 KINDS = {
