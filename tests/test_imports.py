@@ -21,12 +21,16 @@ PACKAGE = ROOT / "zoolib"
 LAYERS = (
     ("__main__",),
     ("workflow", "notebooks"),
-    ("experiment", "pretrain"),
+    ("experiment", "pretraining"),
+    ("pretraining.recipes",),
     ("methods.*", "rl.*", "costs"),
     ("methods.guided",),
     ("recipe",),
     ("features",),
     ("train", "complexity", "probes"),
+    ("pretraining.digits", "pretraining.moco"),
+    ("pretraining.dense", "pretraining.scenes"),
+    ("pretraining.scores",),
     ("hub", "data.loaders", "data.own", "tasks"),
     (
         "method",
@@ -55,7 +59,7 @@ LAYERS = (
     ("data.formats.*",),
     ("data.formats.archives",),
     ("data.formats",),
-    ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial"),
+    ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial", "families"),
     ("data.scenes",),
     ("data.render",),
     ("spec", "paths", "files"),
@@ -77,6 +81,8 @@ REPORTS = {
     "pages",
     "cards",
     "sheets",
+    "galleries",
+    "studies",
     "apidoc",
 }
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
@@ -84,6 +90,8 @@ READABLE |= {"transferability", "evidence", "complexity"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
+    "galleries",
+    "studies",
     "complexity",
     "rankings",
     "rankfigures",

@@ -224,20 +224,23 @@ def _html(args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from zoolib.pretrain import pretrain, require
+    from zoolib.pretraining import pretrain, require
 
-    require(args.hub)
+    require(args.hub, args.member)
     _threads()
     with tqdm(unit="step") as bar:
 
-        def progress(done: int, total: int, word: str) -> None:
+        def progress(member: str, done: int, total: int, word: str) -> None:
+            if done < bar.n:  # the next member
+                bar.reset()
             bar.total = total
-            bar.n = done
-            bar.set_postfix_str(word, refresh=False)
-            bar.update(0)
+            bar.set_postfix_str(f"{member} {word}", refresh=False)
+            bar.update(done - bar.n)
 
-        for note in pretrain(args.hub, progress=progress):
-            print(f"{note['member']}: {note['pretext_accuracy']:.1f} % on its pretext, chance {note['chance']:.1f} %")
+        notes = pretrain(args.hub, args.member, progress=progress)
+    for note in notes:
+        line = f"{note['metric']} {note['value']:.1f}, {note['baseline_name']} {note['baseline']:.1f}"
+        print(f"{note['member']}: {line}; sha256 {note['sha256']}")
 
 
 def _adopt(args: argparse.Namespace) -> None:
@@ -297,7 +300,9 @@ def parser() -> argparse.ArgumentParser:
     checking = command("verify", _verify, "check that datasets are unchanged and that the weights of hubs load")
     checking.add_argument("names", nargs="+", metavar="NAME", help="a dataset or a hub")
     command("html", _html, "build the static book").add_argument("notebooks", nargs="*", help="executed notebooks")
-    command("pretrain", _pretrain, "make the packaged zoo again").add_argument("hub", help="digits-zoo")
+    pretrain = command("pretrain", _pretrain, "make a packaged hub again; a stopped command goes on where it was")
+    pretrain.add_argument("hub", help="digits-zoo, mini-zoo, mini-zoo-independent or mini-hub")
+    pretrain.add_argument("--member", default="", help="only this one")
     adopt = command("adopt", _adopt, "copy a profile's recomputed records to results/, to be committed")
     adopt.add_argument("profile", help=", ".join(PROFILES))
     return top

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoolib import runtime
 from zoolib.data import manifests
-from zoolib.grid import grid, needed
+from zoolib.grid import ancestry, grid, needed, routing, targets
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.results import Result, ResultStore
@@ -19,7 +19,7 @@ from zoolib.spec import RunSpec
 if TYPE_CHECKING:
     from zoolib.recipe import Finished, Outcome
 
-__all__ = ["complete", "grid", "missing", "rank", "run", "work_dir"]
+__all__ = ["ancestry", "complete", "grid", "missing", "rank", "routing", "run", "targets", "work_dir"]
 
 Report = Callable[[RunSpec, int, int, str], None]  # spec, iteration, iterations, a word
 

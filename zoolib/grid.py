@@ -26,10 +26,19 @@ class Plan(NamedTuple):
 #: what `make book` computes afresh in each profile, with a page of its own for each dataset and hub
 CORE: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
-    "mini": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
+    "mini": (
+        ("digits", "imagenet-lite", "core"),
+        ("digits", "digits-zoo", "core"),
+        ("tiles", "mini-zoo", "core"),
+    ),
     "lab": (),
     "paper": (),
 }
+
+#: the hubs that this project pre-trains, and their targets: those of `mini` need no file
+PACKAGED = ("mini-zoo", "mini-hub")
+TARGETS = ("digits", "textures", "shapes", "gliders", "tiles")
+LAB_TARGETS = ("cifar100-novel", *TARGETS[1:])
 
 #: the values at which the analyses try k and lambda; Hub-Pathway's own are among them
 EXPLORE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)  # 0 is the method hub_pathway_no_explore
@@ -75,11 +84,28 @@ RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
 #: every record of a profile, for `make reproduce`
 ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
     "smoke": (*CORE["smoke"], *ANALYSES["smoke"], RESNET50),
-    "mini": (*CORE["mini"], Plan("digits", "digits-zoo", "all"), *sweep("digits", "digits-zoo")),
-    "lab": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
+    "mini": (
+        *CORE["mini"],
+        Plan("digits", "digits-zoo", "all"),
+        *sweep("digits", "digits-zoo"),
+        *(Plan(name, hub, "core") for hub in PACKAGED for name in TARGETS),
+    ),
+    "lab": (
+        ("cifar100", "imagenet-lite", "all"),
+        ("cars", "imagenet-lite", "all"),
+        *(Plan(name, hub, "core") for hub in PACKAGED for name in LAB_TARGETS),
+    ),
     "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
 }
 
+
+#: steps of training at which the zoos with and without common ancestry are compared
+LENGTHS = (30, 100, 300)
+ANCESTRY = ("cifar100-novel", ("mini-zoo", "mini-zoo-independent"))
+KIN = "scratch,finetune,ensemble,model_soups,zoo_tuning,lite_zoo_tuning,hub_pathway"
+
+#: the target whose right sources are known, the hubs that are routed through, and how many models a route takes
+ROUTING = ("mixture", ("mini-pair", "mini-zoo"), (1, 2))
 
 #: whose members are scored without training: (dataset, hub); `make book` computes those of its profile
 RANKED: dict[str, tuple[tuple[str, str], ...]] = {
@@ -232,12 +258,41 @@ def grid(
 
 
 def needed(spec: RunSpec) -> list[RunSpec]:
-    """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed."""
+    """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed and settings."""
     needs = METHODS[spec.method].needs
     if not needs or spec.task == "cost":
         return []
     found = grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed])
     return [dataclasses.replace(other, settings=spec.settings) for other in found]
+
+
+def ancestry(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """The methods of KIN on the zoo with and without common ancestry, trained for several lengths (profile lab)."""
+    dataset, hubs = ANCESTRY
+    out = []
+    for spec in [run for hub in hubs for run in grid("cls", dataset, hub, KIN, "lab", seeds)]:
+        for length in LENGTHS:
+            milestones = tuple(round(share * length) for share in (0.6, 0.87))
+            settings = dataclasses.replace(
+                spec.settings, iterations=length, milestones=milestones, eval_every=length, val_fraction=0.04
+            )
+            out.append(dataclasses.replace(spec, settings=settings))
+    return out
+
+
+def targets(hub: str, profile_name: str, seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """The core methods from one packaged hub on every target of a profile."""
+    names = LAB_TARGETS if profile_name == "lab" else TARGETS
+    return [spec for name in names for spec in grid("cls", name, hub, "core", profile_name, seeds)]
+
+
+def routing(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
+    """Hub-Pathway on the target whose right sources are known, and each member fine-tuned on it (profile lab)."""
+    dataset, hubs, routes = ROUTING
+    specs = grid("cls", dataset, hubs[-1], "finetune", "lab", seeds)
+    return specs + [
+        spec for hub in hubs for k in routes for spec in grid("cls", dataset, hub, "hub_pathway", "lab", seeds, top_k=k)
+    ]
 
 
 def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
@@ -250,6 +305,8 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
         for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
     ]
     specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
+    if (name, which) == ("lab", "all"):
+        specs += [*ancestry(), *routing()]
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     everything += [spec for hub in COSTS[which].get(name, ()) for spec in costs(hub, name)]
     return list(dict.fromkeys(everything))

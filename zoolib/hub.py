@@ -17,7 +17,7 @@ from zoolib.data import download, fetch
 from zoolib.data.manifests import HubManifest, MemberManifest, file_sha256
 from zoolib.data.manifests import hub as hub_manifest
 from zoolib.nets import NETS
-from zoolib.paths import data_roots, packaged_weights
+from zoolib.paths import data_roots, made_weights, packaged_weights
 from zoolib.spec import ZoolibError, unknown
 
 StateDict = dict[str, Tensor]
@@ -92,6 +92,11 @@ def weights_file(member: MemberManifest) -> Path:
     source, _, name = member.weights.partition(":")
     if source == "packaged":
         path = packaged_weights(name)
+    elif source == "made":
+        path = made_weights(name)
+        if not path.is_file():
+            hub = name.partition("/")[0]
+            raise ZoolibError(f"weights of {member.name!r} do not ship: make them with python -m zoolib pretrain {hub}")
     elif source == "file":
         path = Path(name).expanduser()
     elif source == "fetch":

@@ -20,6 +20,11 @@ def packaged_weights(name: str) -> Path:
     return _PACKAGE / "weights" / name
 
 
+def made_weights(name: str) -> Path:
+    """A file of weights that the project makes and does not ship, below the build folder."""
+    return build_dir() / "weights" / name
+
+
 def build_dir() -> Path:
     """Where computed things go: $ZOOLIB_BUILD, else `build` in the checkout, else `build` in the working folder."""
     if value := os.environ.get("ZOOLIB_BUILD"):

@@ -30,6 +30,7 @@ _NUMERIC = (
     "data/augment.py",
     "hub.py",
     "nets.py",
+    "families.py",
     "tasks.py",
     "method.py",
     "losses.py",
@@ -80,6 +81,13 @@ def precision(wanted: str, device: torch.device) -> str:
     if wanted != "auto":
         return wanted
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def native_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 numbers itself (AVX512-bf16 or AMX): dense convolutions then gain from it."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def keep_freed_memory() -> bool:

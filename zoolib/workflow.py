@@ -27,6 +27,11 @@ COMMITTED_PAGES = {
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {},
+    "pretexts": {},
+    "targets-mini-zoo": {"hub": "mini-zoo"},
+    "targets-mini-hub": {"hub": "mini-hub"},
+    "routing": {},
+    "ancestry": {},
 }
 
 #: pages of the papers' tables and analyses, on what every book computes

@@ -178,12 +178,35 @@ def _rendered(name: str) -> Callable[[str], Split]:
     return load_split
 
 
+#: half of the classes of `mixture` are things, half are uses of land
+MIXED_THINGS = things.SHAPES[:8]
+
+
+def mixture(split: str) -> Split:
+    """As many scenes of eight things as of eight uses of land, one label for each: two pretexts, each right for half.
+
+    Drawn like `shapes` and `tiles`, from random streams of its own.
+    """
+    rng = np.random.default_rng([104, split == "test"])
+    designs, layouts = 2 * len(MIXED_THINGS), len(aerial.LAYOUTS)
+    fine = rng.permutation(np.arange({"train": 1600, "test": 960}[split]) % (designs + layouts))
+    images, labels = np.empty((len(fine), SIZE, SIZE, 3), np.uint8), np.empty(len(fine), np.int64)
+    halves = (
+        (fine < designs, things.shapes(rng, fine[fine < designs][:, None]), 0),
+        (fine >= designs, aerial.tiles(rng, fine[fine >= designs] - designs), len(MIXED_THINGS)),
+    )
+    for here, scene, first in halves:
+        images[here], labels[here] = render.render(scene, SIZE).images, scene.label + first
+    return images, labels, [*MIXED_THINGS, *aerial.USES]
+
+
 # All of them ----------------------------------------------------------------------------------------------------------
 
 EMBEDDED: dict[str, Callable[[str], Split]] = {
     "digits": digits,
     "textures": textures,
     **{name: _rendered(name) for name in FAMILIES},
+    "mixture": mixture,
 }
 
 

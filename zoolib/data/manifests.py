@@ -169,7 +169,7 @@ class MemberManifest(_Strict):
     name: Name
     title: str
     architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
-    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|file:.+|fetch:[\w.+-]+|random)$")
+    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|made:[\w./-]+|file:.+|fetch:[\w.+-]+|random)$")
     download: list[Url] = []  # mirrors of a `fetch:` file, tried in order
     entry: str = ""  # key of the file under which the tensors lie; "" for the file itself
     prefix: str = ""  # of the backbone's tensors; tensors without it belong to other parts and are dropped

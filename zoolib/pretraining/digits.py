@@ -1,32 +1,17 @@
-"""Make the packaged zoo again: one small network, three pretext tasks on images without labels.
-
-The pretext data are written out and handed to the one training loop; nothing here knows how to train.
-"""
+"""Three pretexts on digits without their labels: the members of `digits-zoo`."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import torch
-from safetensors.torch import save
 
-from zoolib import runtime
 from zoolib.data import loaders
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.manifests import dataset as dataset_manifest
-from zoolib.data.manifests import hub as hub_manifest
-from zoolib.files import atomic
-from zoolib.hub import build
-from zoolib.methods.single import Single
-from zoolib.paths import packaged_weights
-from zoolib.spec import Settings, unknown
-from zoolib.tasks import Classification
-from zoolib.train import Machine, Progress, evaluate, fit
+from zoolib.spec import Settings
 
 Pretext = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
@@ -97,60 +82,3 @@ def pretext_data(pretext: Pretext, seed: int) -> Dataset:
         "test": np.arange(len(parts["test"][1])),
     }
     return dataclasses.replace(digits, train=train, test=Images(*parts["test"], [], digits.test.sha256), rows=rows)
-
-
-def require(hub: str) -> None:
-    """Raises ZoolibError for a hub that is not made here."""
-    if hub != "digits-zoo":
-        raise unknown("hub to pretrain", hub, ["digits-zoo"])
-
-
-def pretrain(
-    hub: str, folder: Path | None = None, seed: int = 0, progress: Progress | None = None
-) -> list[dict[str, object]]:
-    """Train every member of `digits-zoo`, write its weights (float16) and a provenance file; return the provenance.
-
-    Raises ZoolibError for a hub that is not made here.
-    """
-    require(hub)
-    folder = folder or packaged_weights(hub)
-    device = runtime.device()
-    notes = []
-    for member in hub_manifest(hub).members:
-        runtime.seed_everything(seed)
-        data = pretext_data(PRETEXTS[member.name], seed)
-        classes = int(data.train.labels.max()) + 1
-        method = Single(build(member, pretrained=False), Classification(classes)).to(device)
-        machine = Machine(device, runtime.precision(SETTINGS.precision, device))
-        history = fit(method, data, Classification(classes), SETTINGS, seed, machine, progress=progress)
-        logits, labels, _ = evaluate(method, data, "test", SETTINGS, machine)
-        accuracy = Classification(classes).metrics(logits, labels)["top1_accuracy"]
-        state = {
-            k: v.half().contiguous() for k, v in method.backbone.backbone.state_dict().items() if v.is_floating_point()
-        }
-        with atomic(folder / f"{member.name}.safetensors") as file:
-            file.write(save({k: v.cpu() for k, v in state.items()}))
-        notes.append(_note(member.name, classes, accuracy, history.curve[-2:], seed, data))
-    with atomic(folder / "provenance.json") as file:
-        file.write((json.dumps(notes, indent=1) + "\n").encode())
-    return notes
-
-
-def _note(
-    name: str, classes: int, accuracy: float, last: list[tuple[int, str, str, float]], seed: int, data: Dataset
-) -> dict[str, object]:
-    commit, dirty = runtime.commit()
-    return {
-        "member": name,
-        "pretext_accuracy": accuracy,
-        "chance": 100 / classes,
-        "last_points": last,
-        "seed": seed,
-        "data_sha256": data.sha256,
-        "settings": dataclasses.asdict(SETTINGS),
-        "commit": commit,
-        "dirty": dirty,
-        "versions": runtime.versions(),
-        "machine": runtime.machine(),
-        "threads": torch.get_num_threads(),
-    }
