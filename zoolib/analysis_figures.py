@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from zoolib.analyses import AT_RANDOM, BEST, BY_WEIGHT
 from zoolib.data import manifests
-from zoolib.figures import _WIDTH, MEMBER_COLOURS, _styled, member_colours
+from zoolib.figures import _WIDTH, MEMBER_COLOURS, member_colours, styled
 from zoolib.spec import ZoolibError
 
 _CHOICES = {BY_WEIGHT: "#009E73", BEST: "#0072B2", AT_RANDOM: "#888888"}
@@ -29,7 +29,7 @@ def _titles(names: Sequence[str]) -> list[str]:
     return [manifests.dataset(name).title for name in names]
 
 
-@_styled
+@styled
 def mean_weights(frame: pd.DataFrame, titles: dict[str, str]) -> Figure:
     """Figure 3a: the mean pathway weight of every member on every dataset, a dot for each seed.
 
@@ -58,7 +58,7 @@ def mean_weights(frame: pd.DataFrame, titles: dict[str, str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def quality(frame: pd.DataFrame) -> Figure:
     """Figure 3b: on images that some member gets right, how often the chosen one is; a dot a seed, a bar at the mean.
 
@@ -92,7 +92,7 @@ def _by_dataset(axes: Axes, datasets: Sequence[str]) -> None:
     axes.spines["left"].set_visible(False)
 
 
-@_styled
+@styled
 def growth(frame: pd.DataFrame) -> Figure:
     """Time of one step of Hub-Pathway over the number of models in its hub, as multiples of the smallest hub's.
 
@@ -123,7 +123,7 @@ def growth(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def sweep(frame: pd.DataFrame, label: str, own: float) -> Figure:
     """Test accuracy over the values of one option: a line through the means, a dot for each seed, `own` marked.
 

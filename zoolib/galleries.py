@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zoolib.data import manifests
-from zoolib.figures import MEMBER_COLOURS, _styled
+from zoolib.figures import MEMBER_COLOURS, styled
 from zoolib.paths import made_weights, packaged_weights
 from zoolib.spec import ZoolibError
 
@@ -66,7 +66,7 @@ def stamp(hub: str) -> str:
     return f"Made at commit {', '.join(commits)} on {', '.join(machines)} in {', '.join(kinds)}; seed 0."
 
 
-@_styled
+@styled
 def progress(hub: str) -> Figure:
     """Each member's metric on validation images over its pre-training."""
     figure = Figure(figsize=(6.0, 2.8), layout="constrained")
@@ -96,7 +96,7 @@ def gallery(hub: str, member: str) -> dict[str, np.ndarray]:
     raise ZoolibError(f"{hub} has no gallery of {member!r}: make it with python -m zoolib pretrain {hub}")
 
 
-@_styled
+@styled
 def examples(hub: str, member: str) -> Figure:
     """Held-out images and what a member's pretext says of them.
 

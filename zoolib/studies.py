@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from zoolib.data import manifests
-from zoolib.figures import _styled, method_colour
+from zoolib.figures import method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.tables import title
@@ -98,7 +98,7 @@ def _spread(values: pd.Series) -> str:
     return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():.1f}"
 
 
-@_styled
+@styled
 def routing_figure(specs: Iterable[RunSpec], store: ResultStore) -> Figure:
     """How the weight on the two known members divides between them, by half of the target, for each hub and k.
 
@@ -218,7 +218,7 @@ def ancestry_table(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@_styled
+@styled
 def ancestry_figure(frame: pd.DataFrame) -> Figure:
     """Accuracy over the length of training, a line a method; solid with common ancestry, dashed without.
 
