@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoolib import features, regularizers
-from zoolib.data import augment
+from zoolib.data import augment, loaders
 from zoolib.hub import HubModel, split
 from zoolib.method import Output
 from zoolib.methods.guided import Guided, Maps, WithHead, evaluating, last_convolutions
@@ -182,7 +182,7 @@ class BiTuning(Guided):
         classes, each = len(self.position), self.queue
         positive = torch.arange(classes, device=target.device).repeat_interleave(each) == target[:, None]
         positive = torch.cat([torch.ones_like(positive[:, :1]), positive], 1)  # (B, 1 + C K)
-        rows = self.head.weight[target]  # (B, D)
+        rows = self.head.get_parameter("weight")[target]  # (B, D)
         by_class = torch.cat([(rows * query).sum(1, keepdim=True), rows @ self.features.flatten(0, 1).T], 1)
         projected = F.normalize(self.projector(output.aux["features"]).float(), dim=1)
         by_key = torch.cat([(projected * slow).sum(1, keepdim=True), projected @ self.projections.flatten(0, 1).T], 1)
