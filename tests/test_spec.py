@@ -118,7 +118,7 @@ def test_zoo_tuning_on_a_heterogeneous_hub_is_an_error_that_says_why():
     for name in ("zoo_tuning", "lite_zoo_tuning"):
         with pytest.raises(ZoolibError, match="joins layers position by position, and 'imagenet-lite' mixes several"):
             choose_methods(name, hub("imagenet-lite"))
-    assert [card.name for card in choose_methods("all", hub("digits-zoo"))] == list(METHODS)
+    assert [card.name for card in choose_methods("all", hub("digits-zoo"))] == list(SETS["all"])
 
 
 @pytest.mark.parametrize(
