@@ -58,12 +58,14 @@ def pretrain(
     for an unknown name or absent data.
     """
     names, folder = require(hub, member), folder or folder_of(hub)
+    origin = runtime.commit()  # before this command itself changes files
     work = build_dir() / "work" / f"pretrain-{hub}"
     notes = []
     for name in names:
         done = work / f"{name}.json"
         if member or not done.is_file():
             note = _make(hub, name, folder, seed, work, progress)
+            note["commit"], note["dirty"] = origin
             _remember(folder / "provenance.json", note, list(RECIPES[hub]))
             with atomic(done) as file:
                 file.write(json.dumps(note).encode())
@@ -148,10 +150,7 @@ def _remember(path: Path, note: dict[str, Any], order: list[str]) -> None:
 
 
 def _provenance(machine: Machine) -> dict[str, Any]:
-    commit, dirty = runtime.commit()
     return {
-        "commit": commit,
-        "dirty": dirty,
         "versions": runtime.versions(),
         "machine": runtime.machine(),
         "threads": torch.get_num_threads(),
