@@ -1,7 +1,7 @@
 """The `paper` profile rehearsed: `python -m benchmarks.rehearse [--only DATASET/HUB]`, or `make rehearse`.
 
-For each dataset and each hub of the papers the whole chain runs at the real input size with the real architectures:
-a tiny archive in the official layout, the project's manifest, canonical Parquet, the papers' transforms, a hub of random
+For each dataset and each hub of the papers the whole chain runs at the real input size with the real architectures: a
+tiny archive in the official layout, the project's manifest, canonical Parquet, the papers' transforms, a hub of random
 weights from files with the official names and keys, three steps, ten-crop evaluation, a record. What the numbers say is
 that everything fits together and what it costs; the accuracies mean nothing and are not kept.
 """
@@ -15,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,8 @@ def tiny(manifest: DatasetManifest, root: Path) -> DatasetManifest:
     points = manifest.landmarks.points if manifest.landmarks else 0
     classes = (0,) if points else CLASSES
     size = {"cifar100": (32, 32), "eurosat": (64, 64), "dmlab": (480, 360)}.get(manifest.name, (300, 220))
-    items = layouts.samples(4, ("train",), classes, size, points) + layouts.samples(1, splits, classes, size, points, 1)
+    items = layouts.samples(4, ("train",), classes, size, points)
+    items += layouts.samples(3 if points else 1, splits, classes, size, points, 1)
     source = next(s for s in manifest.sources if s.files)
     builder = layouts.eurosat if manifest.name == "eurosat" else layouts.BUILDERS[manifest.name]
     folder = fetch.originals(manifest, root)
@@ -133,9 +134,9 @@ def saved_bytes(network: nn.Module, images: Tensor, precision: torch.dtype | Non
         return tensor
 
     network.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision is not None):
-            out = network(images)
+    half = torch.autocast("cpu", torch.bfloat16, enabled=precision is not None)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), half:
+        out = network(images)
     del out
     return sum(seen.values())
 
@@ -206,54 +207,75 @@ def memory_rows(hub: HubManifest, members: Sequence[dict[str, Any]], params: dic
 # All of it ------------------------------------------------------------------------------------------------------------
 
 
-def rehearse(only: str = "") -> dict[str, Any]:
-    """Every pair of dataset and hub (or the one that `only` names), and the costs."""
-    chains, faces, members, memory = [], [], [], []
+def rehearse(only: str, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Every pair of dataset and hub (or the one that `only` names), and the costs; saved after each pair."""
+    wanted_set, _, wanted_hub = only.partition("/")
+    commit, dirty = runtime.commit()
+    about = {
+        "commit": commit, "dirty": dirty, "machine": runtime.machine(), "versions": runtime.versions(),
+        "threads": torch.get_num_threads(), "batch": BATCH, "steps": STEPS, "paper_batch": PAPER_BATCH,
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    found: dict[str, Any] = {"about": about, "chains": [], "faces": [], "members": [], "memory": [], "gpu": None}
+    papers = [m for m in manifests.datasets().values() if m.paper_column and m.sources]
     with tempfile.TemporaryDirectory(prefix="zoolib-rehearsal-") as folder:
         root = Path(folder)
         os.environ |= {"ZOOLIB_DATA": str(root), "ZOOLIB_BUILD": str(root / "build")}
-        store = ResultStore(root / "records")
-        papers = [m for m in manifests.datasets().values() if m.paper_column and m.sources]
-        files = {name: hub_file(name, root) for name in HUBS if only.partition("/")[2] in ("", name)}
-        for manifest in papers:
-            if only and only.partition("/")[0] not in ("", manifest.name):
-                continue
-            began = time.perf_counter()
-            made = fetch.fetch(tiny(manifest, root), root)
-            read = {"dataset": manifest.name, "rows": json.loads((made / fetch.SOURCE).read_text())["rows"],
-                    "reader": next(s for s in manifest.sources if s.files).reader, "read_seconds": time.perf_counter() - began}  # fmt: skip
-            if manifest.task != "cls":
-                faces.append(read)
-                continue
-            for name, hub in files.items():
-                for which in METHODS:
-                    if allowed(method(which), manifests.hub(name)):
-                        chains.append({**read, "hub": name, **chain(manifest.name, hub, which, store)})
-                        print(json.dumps(chains[-1]), flush=True)
-        for name in files:
-            rows = [member_row(member, name) for member in manifests.hub(name).members]
-            members += rows
-            params = {c["method"]: c["params_m"] for c in chains if c["hub"] == name}
-            memory += memory_rows(manifests.hub(name), rows, params)
-    commit, dirty = runtime.commit()
-    about = {"commit": commit, "dirty": dirty, "machine": runtime.machine(), "versions": runtime.versions(),
-             "threads": torch.get_num_threads(), "batch": BATCH, "steps": STEPS, "paper_batch": PAPER_BATCH,
-             "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}  # fmt: skip
-    return {"about": about, "chains": chains, "faces": faces, "members": members, "memory": memory, "gpu": None}
+        files = {name: hub_file(name, root) for name in HUBS if wanted_hub in ("", name)}
+        found["members"] = [member_row(m, name) for name in files for m in manifests.hub(name).members]
+        for manifest in sorted(papers, key=lambda m: m.task):
+            if wanted_set in ("", manifest.name):
+                _pairs(manifest, files, root, found, save)
+    return found
+
+
+def _pairs(
+    manifest: DatasetManifest,
+    files: dict[str, str],
+    root: Path,
+    found: dict[str, Any],
+    save: Callable[[dict[str, Any]], None],
+) -> None:
+    """One dataset with every hub and method."""
+    began = time.perf_counter()
+    made = fetch.fetch(tiny(manifest, root), root)
+    read = {
+        "dataset": manifest.name,
+        "rows": json.loads((made / fetch.SOURCE).read_text())["rows"],
+        "reader": next(source for source in manifest.sources if source.files).reader,
+        "read_seconds": time.perf_counter() - began,
+    }
+    if manifest.task != "cls":
+        found["faces"].append(read)
+        return save(found)
+    for name, path in files.items():
+        hub = manifests.hub(name)
+        for which in (which for which in METHODS if allowed(method(which), hub)):
+            row = {**read, "hub": name, **chain(manifest.name, path, which, ResultStore(root / "records"))}
+            found["chains"].append(row)
+            if not any((m["hub"], m["method"]) == (name, which) for m in found["memory"]):
+                members = [m for m in found["members"] if m["hub"] == name]
+                found["memory"] += memory_rows(hub, members, {which: row["params_m"]})
+            save(found)
 
 
 def main() -> None:
-    """Rehearse, and write results/rehearsal.json unless only one pair was asked for."""
+    """Rehearse, and keep results/rehearsal.json up to date unless only one pair was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rehearse", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default="", metavar="DATASET/HUB", help="one pair; nothing is written then")
+    parser.add_argument("--only", default="", metavar="DATASET/HUB", help="one pair; it is printed, nothing is written")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("ZOOLIB_THREADS", "1")))
-    found = rehearse(options.only)
+
+    def save(found: dict[str, Any]) -> None:
+        last = (found["chains"] or found["faces"])[-1]
+        print(json.dumps(last), flush=True)
+        if not options.only:
+            with atomic(CHECKOUT / "results" / "rehearsal.json") as file:
+                file.write((json.dumps(found, indent=1) + "\n").encode())
+
+    found = rehearse(options.only, save)
     if options.only:
         print(json.dumps(found, indent=1))
-        return
-    with atomic(CHECKOUT / "results" / "rehearsal.json") as file:
-        file.write((json.dumps(found, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":
