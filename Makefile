@@ -19,7 +19,7 @@ READY := .venv/.ready
 HTML := build/book-out/_build/html
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
-.PHONY: help book reproduce test bench lint notebooks serve clean
+.PHONY: help book reproduce test bench lint notebooks rehearse serve clean
 
 help:
 	@echo 'Targets (variables: PROFILE=smoke|mini|lab|paper, CORES=n, PYTHON=path):'
@@ -36,6 +36,9 @@ test: $(READY) ## run the tests
 
 bench: $(READY) ## measure throughput against one single model
 	@$(PY) -m benchmarks $(ARGS)
+
+rehearse: $(READY) ## try the paper profile on tiny archives: every dataset and hub, three steps each (half an hour)
+	@$(PY) -m benchmarks.rehearse $(ARGS)
 
 lint: $(READY) ## check format, style, types, and that notebooks carry no outputs
 	$(PY) -m ruff format --check .

@@ -160,6 +160,22 @@ def test_a_dataset_is_downloaded_verified_and_converted_once(server: Files, tmp_
     assert sums["EuroSAT.zip"]["checked_against"] == ["sha256"]
 
 
+def test_a_run_knows_which_source_its_files_were_fetched_from(server: Files, tmp_path: Path) -> None:
+    from zoolib.data import loaders
+    from zoolib.spec import Settings
+
+    settings = Settings(image_size=8, decode_size=8, batch_size=2, iterations=1, test_crops=1, val_fraction=0.3)
+    manifest = tiny(server, tmp_path)
+    assert not manifest.sources[0].official
+    folder = fetch.fetch(manifest)
+    assert loaders.load(manifest, settings).variant == "zip"
+    note = json.loads((folder / "source.json").read_text())
+    note["sha256"]["train"] = "0" * 64
+    (folder / "source.json").write_text(json.dumps(note))
+    sums = {split: manifests.file_sha256(folder / f"{split}.parquet") for split in ("train", "test")}
+    assert manifests.fetched_from(folder, sums) is None
+
+
 def test_a_file_that_changed_after_the_fetch_does_not_verify(server: Files, tmp_path: Path) -> None:
     manifest = tiny(server, tmp_path)
     folder = fetch.fetch(manifest)

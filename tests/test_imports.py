@@ -83,6 +83,8 @@ REPORTS = {
     "sheets",
     "galleries",
     "studies",
+    "origins",
+    "rehearsal",
     "apidoc",
 }
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}

@@ -71,8 +71,20 @@ def test_a_dataset_card_states_every_field_of_its_manifest(name: str) -> None:
     flat = " ".join(card.split())
     for text in (manifest.title, manifest.description, manifest.protocol, manifest.licence, manifest.citation):
         assert " ".join(text.split()) in flat
-    for text in (manifest.homepage, f"`{manifest.name}`", f"{manifest.num_classes:,}", manifest.source):
+    for text in (manifest.homepage, f"`{manifest.name}`", manifest.source):
         assert text in card
+    assert manifest.landmarks or f"| **classes** | {manifest.num_classes:,} |" in card
+    for source in manifest.sources:
+        assert source.name in card and (source.huggingface or "") in card
+        for file in source.files:
+            assert f"`{file.name}`" in card and all(url in card for url in file.urls)
+            assert all(digest in card for digest in file.checksums.values())
+            assert file.checksums or "not known; the first download or use records its own" in card
+    assert all(text in flat for text in (" ".join(text.split()) for text in manifest.differences))
+    if manifest.landmarks:
+        first, second = manifest.landmarks.normaliser_points
+        assert f"points {first} and {second} (counted from 0)" in card
+        assert card.count("–") >= len(manifest.landmarks.flip_pairs)
     assert f"{manifest.sizes.train:,} train, {manifest.sizes.test:,} test" in card
     assert ("flips are used" in card) == manifest.flip
     assert manifest.paper_column is None or f"`{manifest.paper_column}`" in card
@@ -101,6 +113,8 @@ def test_a_hub_card_states_every_member_with_its_licence_and_checksum(name: str)
         section = card[card.index(f"### {member.title}") :].split("\n### ")[0]
         assert member.licence in section
         assert (member.sha256 or "") in section and (member.url or "") in section
+        assert all(text in section for text in (*member.download, member.prefix, member.entry))
+        assert f"`{member.sha256_prefix or member.md5_prefix or ''}`" in section or not member.download
         assert member.weights.partition(":")[2] in section
         row = next(line for line in card.splitlines() if line.startswith(f"| `{member.name}` |"))
         assert (

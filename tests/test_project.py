@@ -21,7 +21,7 @@ from zoolib import __version__
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = ("requirements.lock", "requirements-uv.lock")
-TARGETS = {"book", "reproduce", "test", "bench", "lint", "notebooks", "serve", "clean"}
+TARGETS = {"book", "reproduce", "test", "bench", "rehearse", "lint", "notebooks", "serve", "clean"}
 
 
 def dependencies() -> list[Requirement]:

@@ -107,9 +107,16 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from zoolib import origins
+    from zoolib.data import fetch
+
+    sets = {**manifests.datasets(), **manifests.own()}
     tables = {
-        "datasets": {name: item.title for name, item in manifests.datasets().items()},
-        "hubs": {name: f"{item.title} ({len(item.members)} models)" for name, item in manifests.hubs().items()},
+        "datasets": {name: f"{origins.state(item):<10} {item.title}" for name, item in sets.items()},
+        "hubs": {
+            name: f"{fetch.hub_state(item):<10} {item.title} ({len(item.members)} models)"
+            for name, item in manifests.hubs().items()
+        },
         "methods": {name: item.summary for name, item in METHODS.items()},
         "profiles": {name: item.description for name, item in PROFILES.items()},
         "notebooks": {

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from zoolib import apidoc
+from zoolib import apidoc, origins
 from zoolib.data import embedded, manifests
 from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
@@ -65,12 +65,13 @@ def dataset_card(manifest: DatasetManifest) -> str:
     """One dataset's page: what it is, how to get it, its licence and citation, and every known set of files."""
     licence = _stated(f"dataset {manifest.name!r}", manifest.licence)
     installed = manifest.source == "embedded"
-    facts = {
+    facts: dict[str, object] = {
         "name": f"`{manifest.name}`",
-        "task": "image classification" if manifest.task == "cls" else manifest.task,
-        "classes": _number(manifest.num_classes),
+        "task": "image classification" if manifest.task == "cls" else "facial landmarks",
+        "classes": _number(manifest.num_classes) if manifest.num_classes else "",
         "images": f"{_number(manifest.sizes.train)} train, {_number(manifest.sizes.test)} test",
-        "mirrored images": "keep their class: flips are used" if manifest.flip else "change their class: no flips",
+        "published validation images": _number(manifest.sizes.val) if manifest.sizes.val else "",
+        "mirrored images": _mirrored(manifest),
         "source": "embedded: comes with the installed packages"
         if installed
         else "canonical: Parquet files on your disk",
@@ -81,13 +82,15 @@ def dataset_card(manifest: DatasetManifest) -> str:
         "shares no image with": _dataset_link(manifest.apart_from),
     }
     facts |= {f"SHA-256, {split}": f"`{digest}`" for split, digest in manifest.sha256.items()}
+    facts |= origins.landmark_facts(manifest)
     parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
-    parts += _pictures(manifest.name) if installed else []
+    parts += _pictures(manifest.name) if installed else ["<!-- sample sheet -->\n"]
     parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
     if manifest.classes:
         parts += ["## Classes\n", ", ".join(f"`{name}`" for name in manifest.classes) + "\n"]
     if manifest.name in embedded.FAMILIES:
         parts += ["## Labels\n", _labels(manifest.name)]
+    parts += origins.sources(manifest) + origins.differences(manifest)
     if manifest.variants:
         parts.append("## Known files\n")
         parts.append("A run recognises its files by their checksums and records the variant beside every number.\n")
@@ -123,15 +126,22 @@ def _labels(name: str) -> str:
     return intro + "\n" + table(("label", "values"), rows)
 
 
+def _mirrored(manifest: DatasetManifest) -> str:
+    if manifest.landmarks:
+        return "stay faces, pairs of points change places: flips are used" if manifest.flip else "no flips"
+    return "keep their class: flips are used" if manifest.flip else "change their class: no flips"
+
+
 def _how_to_get(manifest: DatasetManifest) -> str:
     if manifest.source == "embedded":
         return f"Nothing to do: `python -m zoolib run cls -p dataset {manifest.name}` works on any machine.\n"
-    run = "" if manifest.apart_from else f"python -m zoolib run cls -p dataset {manifest.name}\n"
+    runs = manifest.task == "cls" and not manifest.apart_from
+    run = f"python -m zoolib run cls -p dataset {manifest.name}\n" if runs else ""
+    fetch = f"```bash\npython -m zoolib fetch {manifest.name}\n```\n\nOr put" if manifest.sources else "Put"
     return (
-        f"Put `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above it:\n\n"
+        f"{fetch} `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above it:\n\n"
         f"```bash\nexport ZOOLIB_DATA=/data    # the folder that holds {manifest.folder}/train.parquet\n"
-        f"{run}```\n\n"
-        "The columns are described in [Add a dataset](../extend/dataset.md).\n"
+        f"{run}```\n\nThe columns are described in [Add a dataset](../extend/dataset.md).\n"
     )
 
 
@@ -176,12 +186,14 @@ def _architecture(member: MemberManifest) -> str:
 
 def _member(hub: HubManifest, member: MemberManifest) -> str:
     kind, _, where = member.weights.partition(":")
-    weights = {"package": f"Python package `{where}`", "packaged": f"`{where}`, ships with zoolib", "random": "random"}
+    weights = {"package": f"Python package `{where}`", "packaged": f"`{where}`, ships with zoolib", "random": "random",
+               "fetch": f"`{where}`, fetched", "file": f"`{where}`"}  # fmt: skip
     facts: dict[str, object] = {
         "weights": weights[kind],
         "SHA-256": f"`{member.sha256}`" if member.sha256 else "",
         "normalised by": f"mean {_triple(member.mean)}, standard deviation {_triple(member.std)}",
         "input": f"always resized to {member.input_size} px" if member.fixed_input else "any size",
+        **origins.member_facts(member),
         "licence": _stated(f"member {member.name!r} of hub {hub.name!r}", member.licence),
         "home page": _link(member.url) if member.url else "",
     }
@@ -261,10 +273,21 @@ def method_table() -> str:
 def dataset_table() -> str:
     """Every dataset in one line, with a link to its card."""
     rows = [
-        (f"[{m.title}]({name}.md)", _number(m.num_classes), _number(m.sizes.train), _number(m.sizes.test), m.licence)
+        (f"[{m.title}]({name}.md)", _target(m), _number(m.sizes.train), _number(m.sizes.test), _reach(m), m.licence)
         for name, m in manifests.datasets().items()
     ]
-    return table(("dataset", "classes", "train", "test", "licence"), rows)
+    return table(("dataset", "target", "train", "test", "how to get it", "licence"), rows)
+
+
+def _target(manifest: DatasetManifest) -> str:
+    return f"{manifest.num_classes} classes" if manifest.landmarks is None else f"{manifest.landmarks.points} points"
+
+
+def _reach(manifest: DatasetManifest) -> str:
+    """How to get a dataset, as its manifest alone says: the same on every machine."""
+    if manifest.source == "embedded":
+        return "embedded"
+    return "fetch" if any(origins.can_fetch(source) for source in manifest.sources) else "by hand"
 
 
 def hub_table() -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from zoolib import apidoc, cards
+from zoolib import apidoc, cards, origins, rehearsal
 from zoolib.data import manifests
 from zoolib.spec import ZoolibError
 
@@ -97,6 +97,8 @@ def write_pages(book_dir: Path, out_dir: Path, notebooks: Sequence[Path]) -> lis
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (out_dir / name).write_text(text)
     _draw_sheets(out_dir / "data")
+    _sample_sheets(out_dir / "data")
+    _fill(out_dir / "hubs/rehearsal.md", "rehearsal", rehearsal.page())
     _fill(out_dir / "results/index.md", "notebooks", _listing({stem: title for stem, (title, _) in executed.items()}))
     _fill(out_dir / "methods/index.md", "methods", cards.method_table())
     _fill(out_dir / "data/index.md", "datasets", cards.dataset_table())
@@ -115,6 +117,17 @@ def _draw_sheets(folder: Path) -> None:
     for dataset, kinds in sheets.SHEETS.items():
         for kind in kinds:
             (folder / f"{dataset}-{kind}.jpg").write_bytes(sheets.jpeg(dataset, kind))
+
+
+def _sample_sheets(folder: Path) -> None:
+    """Pictures on the cards of datasets whose files are on this machine."""
+    for name, manifest in manifests.datasets().items():
+        sheet, text = origins.sample_sheet(manifest), ""
+        if sheet:
+            (folder / f"{name}-sample.jpg").write_bytes(sheet)
+            text = f"```{{figure}} {name}-sample.jpg\n:alt: Training images of {manifest.title}\n\n"
+            text += f"Training images of {manifest.title}, from the files on the machine that built this page.\n```\n"
+        _fill(folder / f"{name}.md", "sample sheet", text)
 
 
 def _fill(page: Path, mark: str, text: str) -> None:

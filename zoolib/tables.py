@@ -140,6 +140,9 @@ def note(frame: pd.DataFrame) -> str:
         for variant in manifests.dataset(dataset).variants:
             if variant.name == name and not variant.official:
                 reasons.append(f"the data is the variant {name} ({variant.note.strip()})")
+        for source in manifests.dataset(dataset).sources:
+            if source.name == name and not source.official:
+                reasons.append(f"the data is from the source {name} ({source.note.strip()})")
     return f"Not comparable with the paper: {'; '.join(reasons)}." if reasons else ""
 
 

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import secrets
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from zoolib import __version__
 from zoolib.data import convert, download, formats, manifests
-from zoolib.data.manifests import DatasetManifest, MemberManifest, Source, SourceFile
+from zoolib.data.manifests import SOURCE, DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
 from zoolib.files import atomic
 from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError
@@ -26,7 +27,6 @@ from zoolib.spec import ZoolibError
 Report = Callable[[str], None]
 ORIGINALS = "originals"  # folder below a data root: downloaded archives, and those put there by hand
 WEIGHTS = "weights"
-SOURCE = "source.json"  # in a dataset's folder: where its files came from
 
 
 def silent(line: str) -> None:
@@ -65,6 +65,8 @@ def fetch(manifest: DatasetManifest, root: Path | None = None, report: Report = 
     """
     if manifest.source == "embedded":
         raise ZoolibError(f"dataset {manifest.name!r} is embedded: there is nothing to fetch")
+    if manifest.folder != manifest.name:  # some classes of another dataset's files
+        return fetch(manifests.dataset(manifest.folder), root, report)
     with contextlib.suppress(ZoolibError):
         return manifests.find(manifest)
     root = root or data_roots()[0]
@@ -281,6 +283,22 @@ def stored_weights(member: MemberManifest) -> Path | None:
     """Where a fetched member's file lies below a data root; None where it is absent."""
     paths = [root / WEIGHTS / weights_name(member) for root in data_roots()]
     return next((path for path in paths if path.is_file()), None)
+
+
+def hub_state(manifest: HubManifest) -> str:
+    """`present` when every member's weights are on this machine, else `fetchable` or `by hand`."""
+    words = []
+    for member in manifest.members:
+        kind, _, name = member.weights.partition(":")
+        if kind == "fetch":
+            words.append("present" if stored_weights(member) else "fetchable" if member.download else "by hand")
+        elif kind == "file":
+            words.append("present" if Path(name).expanduser().is_file() else "by hand")
+        elif kind == "package":
+            words.append("present" if importlib.util.find_spec(name) else "by hand")
+        else:
+            words.append("present")
+    return next((word for word in ("by hand", "fetchable") if word in words), "present")
 
 
 def fetch_weights(member: MemberManifest, root: Path | None = None, report: Report = silent) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -19,7 +20,15 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoolib.data import augment, embedded
-from zoolib.data.manifests import DatasetManifest, Variant, combined_sha256, dataset, file_sha256, find
+from zoolib.data.manifests import (
+    DatasetManifest,
+    Variant,
+    combined_sha256,
+    dataset,
+    fetched_from,
+    file_sha256,
+    find,
+)
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
 from zoolib.spec import Settings, ZoolibError
@@ -147,7 +156,10 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
 
 
 def variant_of(manifest: DatasetManifest, train: Images, test: Images) -> str:
-    """Which known set of files this is, recognised by checksum; "unknown files" with their first digits otherwise."""
+    """Which known set of files this is, recognised by checksum, or the source that they were fetched from.
+
+    "unknown files" with the first digits of their checksums otherwise.
+    """
     if manifest.source == "embedded":
         same = manifest.sha256 in ({}, {"train": train.sha256, "test": test.sha256})
         return "embedded" if same else f"embedded, other pixels {train.sha256[:8]}/{test.sha256[:8]}"
@@ -155,6 +167,9 @@ def variant_of(manifest: DatasetManifest, train: Images, test: Images) -> str:
     for variant in known:
         if variant.sha256 == {"train": train.sha256, "test": test.sha256}:
             return variant.name
+    with contextlib.suppress(ZoolibError):
+        if source := fetched_from(find(manifest), {"train": train.sha256, "test": test.sha256}):
+            return source
     return f"unknown files {train.sha256[:8]}/{test.sha256[:8]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -14,6 +15,7 @@ from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots, shared
 from zoolib.spec import ZoolibError, unknown
 
+SOURCE = "source.json"  # in a dataset's folder: where fetch had its files from
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -68,6 +70,7 @@ class Source(_Strict):
     files: list[SourceFile] = []
     huggingface: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")  # owner/dataset[:config]
     options: dict[str, Any] = {}  # of the reader
+    official: bool = True  # same images and same split as the published dataset
     note: str = ""
 
     @model_validator(mode="after")
@@ -342,6 +345,16 @@ def find(manifest: DatasetManifest, roots: list[Path] | None = None) -> Path:
         f"dataset {manifest.name!r} is not on this machine: {fetch}put train.parquet and test.parquet (columns image, "
         f"{column}) into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.folder}/"
     )
+
+
+def fetched_from(folder: Path, sha256: dict[str, str]) -> str | None:
+    """The name of the source that a folder's files were fetched from; None where it is unknown or they have changed."""
+    try:
+        note = json.loads((folder / SOURCE).read_bytes())
+        same = all(note["sha256"][split] == digest for split, digest in sha256.items())
+        return str(note["source"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def file_sha256(path: Path) -> str:
