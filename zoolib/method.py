@@ -37,11 +37,11 @@ class Method(nn.Module, ABC):
         return {"task": task.loss(output.prediction, target)}
 
     def alternatives(self, x: Tensor) -> dict[str, Tensor]:
-        """What else could be said of images (B, 3, H, W): named predictions (B, C) for a reader to compare; none here."""
+        """What else could be said of images (B, 3, H, W): named predictions (B, C) to compare; none by default."""
         return {}
 
     def summary(self, aux: dict[str, Tensor]) -> dict[str, float]:
-        """Numbers of the `recorded` aux of a whole split (N, ...), kept at each validation point; none here."""
+        """Numbers of the `recorded` aux of a whole split (N, ...), kept at each validation point; none by default."""
         return {}
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:

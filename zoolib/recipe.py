@@ -178,7 +178,7 @@ def score(method: Method, data: Dataset, task: Task, spec: RunSpec, machine: Mac
 
 
 def _few_rows(data: Dataset, count: int) -> np.ndarray:
-    """About `count` of the scored test rows: as many of each class, or evenly spread where classes are more than that."""
+    """About `count` of the scored test rows: as many of each class, or evenly spread where there are more classes."""
     source, rows = data.split("test")
     chosen = loaders.balanced(source.labels, rows, max(1, count // len(source.classes)))
     return chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int)]
