@@ -85,6 +85,7 @@ REPORTS = {
     "studies",
     "apidoc",
 }
+REPORTS |= {"palette", "routes", "queries", "stamps", "landing"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
@@ -104,6 +105,7 @@ NOTEBOOK_MODULES = {
     "analyses",
     "analysis_figures",
     "figures",
+    "routes",
     "widgets",
     "claims",
     "reference",
