@@ -251,6 +251,7 @@ def sample_sheet(
     classes: Sequence[str] | None = None,
     titles: Sequence[str] | None = None,
     columns: int = 6,
+    colours: Sequence[str] | None = None,
 ) -> Figure:
     """Test images with their pathway weights as bars (Hub-Pathway figure 4); the k on the route are filled.
 
@@ -260,7 +261,7 @@ def sample_sheet(
     weights = weights_of(samples)
     if len(images) != len(samples):
         raise ZoolibError(f"{len(images)} images for {len(samples)} samples; pass one image a row")
-    names, colours = list(titles or weights.columns), list(member_colours(list(weights.columns)).values())
+    names, colours = list(titles or weights.columns), colours or list(member_colours(list(weights.columns)).values())
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(WIDTH, 1.75 * rows + 0.35), layout="constrained")
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[3, 1.4] * rows)
