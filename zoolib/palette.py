@@ -35,6 +35,7 @@ FAMILY_COLOURS = {
 _RELATIVES = {
     "finetune": ("best_single", "l2_sp", "ewc", "delta", "lwf", "bss", "co_tuning", "bi_tuning"),
     "ensemble": ("ensemble_top_k", "ensemble_joint"),
+    "oracle": ("rank",),
     "distill": ("knowledge_flow", "ced", "ced_finetuned", "feature_distillation"),
     "fe": ("fe_finetuned",),
     "hub_pathway": (

@@ -90,10 +90,10 @@ class PathwayExplorer(anywidget.AnyWidget):
     classes = t.List(t.Unicode()).tag(sync=True)
     members = t.List(t.Unicode()).tag(sync=True)
     colours = t.List(t.Unicode()).tag(sync=True)
-    weights = t.List().tag(sync=True)  # [image][member]
+    weights: t.List[Any] = t.List().tag(sync=True)  # [image][member]
     entropy = t.List(t.Float()).tag(sync=True)  # of the weights, in nats
-    own = t.List().tag(sync=True)  # [image][member][rank] = [class, probability]
-    aggregate = t.List().tag(sync=True)  # [image][k - 1][rank] = [class, probability]
+    own: t.List[Any] = t.List().tag(sync=True)  # [image][member][rank] = [class, probability]
+    aggregate: t.List[Any] = t.List().tag(sync=True)  # [image][k - 1][rank] = [class, probability]
     k = t.Int(2).tag(sync=True)
     selected = t.Int(0).tag(sync=True)
     only_class = t.Int(-1).tag(sync=True)
@@ -183,8 +183,8 @@ class GateExplorer(anywidget.AnyWidget):
     members = t.List(t.Unicode()).tag(sync=True)
     colours = t.List(t.Unicode()).tag(sync=True)
     layers = t.List(t.Unicode()).tag(sync=True)
-    gates = t.List().tag(sync=True)  # [image][layer][member]
-    mean = t.List().tag(sync=True)  # [layer][member], over the whole test split
+    gates: t.List[Any] = t.List().tag(sync=True)  # [image][layer][member]
+    mean: t.List[Any] = t.List().tag(sync=True)  # [layer][member], over the whole test split
     class_mean = t.Dict().tag(sync=True)  # class -> [layer][member], over the whole test split
     scale = t.List(t.Unicode()).tag(sync=True)  # colours of gates from 0 to 1
     mode = t.Enum(("all", "class", "image"), "all").tag(sync=True)
@@ -230,8 +230,8 @@ class TableExplorer(anywidget.AnyWidget):
 
     _esm = _script("table.js")
     _css = (_STATIC / "widgets.css").read_text()
-    columns = t.List().tag(sync=True)  # {"name", "group": "" | "ours" | "paper", "numeric"}
-    rows = t.List().tag(sync=True)  # [row][column] = {"text", "value": number or None}
+    columns: t.List[Any] = t.List().tag(sync=True)  # {"name", "group": "" | "ours" | "paper", "numeric"}
+    rows: t.List[Any] = t.List().tag(sync=True)  # [row][column] = {"text", "value": number or None}
     sort = t.Int(-1).tag(sync=True)
     descending = t.Bool(False).tag(sync=True)
     query = t.Unicode("").tag(sync=True)
