@@ -27,6 +27,10 @@ PARAMETERS = {
         "member": '"efficientnet_lite0"',
         "profile": '"lab"',
     },
+    "explore": {"dataset": '"digits"', "hub": '"digits-zoo"', "profile": '"mini"'},
+    "gating": {"dataset": '"digits"', "hub": '"digits-zoo"', "profile": '"mini"'},
+    "claims": {"profiles": '"mini,lab,paper"'},
+    "walkthrough": {"names": '"tf_efficientnet_lite0,tf_efficientnet_lite1"', "per_class": "24", "iterations": "40"},
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
     "table": {
         "table": '"table5_data_dependent"',

@@ -94,8 +94,13 @@ class Context:
         cost["seconds"] = history.seconds
         cost["needed_seconds"] = sum(run.cost["seconds"] for run in self.needed.values())
         if images:
+<<<<<<< HEAD
             cost["images_per_second"] = settings.iterations * settings.batch_size / history.seconds
         outcome = score(method, self.data, self.task, self.spec, self.machine)
+=======
+            cost["images_per_second"] = spec.settings.iterations * spec.settings.batch_size / history.seconds
+        outcome = score(method, self.data, self.task, spec.settings, self.machine)
+>>>>>>> be9e53f (Stamps, records page, landing page with a result and a widget, notation; gates, routes and claims as pages; your own hub from Python)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
         held = f"{settings.val_fraction:.0%} of each class's training images are held out to choose by"
@@ -156,12 +161,12 @@ def sum_costs(trained: Sequence[Mapping[str, float]], used: Sequence[Mapping[str
     return total
 
 
-def score(method: Method, data: Dataset, task: Task, spec: RunSpec, machine: Machine) -> Outcome:
+def score(method: Method, data: Dataset, task: Task, settings: Settings, machine: Machine) -> Outcome:
     """Evaluate a trained method on val and test."""
     metrics, logits = {}, {}
     aux: dict[str, Tensor] = {}
     for split in ("val", "test"):
-        prediction, target, aux = evaluate(method, data, split, spec.settings, machine)
+        prediction, target, aux = evaluate(method, data, split, settings, machine)
         metrics[split] = task.metrics(prediction, target)
         logits[split] = prediction.numpy()
         logits[f"{split}_labels"] = target.numpy()
@@ -174,7 +179,7 @@ def score(method: Method, data: Dataset, task: Task, spec: RunSpec, machine: Mac
         else:  # (N, layers, m): one list column for each layer
             for index, column in enumerate(columns):
                 samples[f"{name}:{column}"] = list(values[:, index])
-    return Outcome(metrics, logits, samples=samples, outputs=output_frame(method, data, spec.settings, machine))
+    return Outcome(metrics, logits, samples=samples, outputs=output_frame(method, data, settings, machine))
 
 
 def _few_rows(data: Dataset, count: int) -> np.ndarray:

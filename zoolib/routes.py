@@ -18,6 +18,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from zoolib.palette import DIVERGING, HEAT, WIDTH, member_colours, styled
+from zoolib.results import Result
 from zoolib.spec import ZoolibError, unknown
 
 PROJECTIONS = ("pca", "tsne")
@@ -317,6 +318,17 @@ def hub_over_training(curves: Mapping[str, pd.DataFrame], titles: Mapping[str, s
     handles = [Line2D([], [], color=colours[name]) for name in members]
     figure.legend(handles, [(titles or {}).get(n, n) for n in members], loc="outside lower center", ncols=5)
     return figure
+
+
+def by_explore_weight(records: Sequence[Result], k: int) -> dict[str, pd.DataFrame]:
+    """The curves of Hub-Pathway runs with k active models that recorded the hub's load, by λ, the largest first."""
+    found: dict[float, list[pd.DataFrame]] = {}
+    for result in records:
+        options = dict(result.spec.options)
+        curves = result.curves
+        if options.get("top_k") == k and curves is not None and curves["term"].str.startswith("load:").any():
+            found.setdefault(float(options.get("explore_weight", 0.0)), []).append(curves)
+    return {f"λ = {weight:g}": pd.concat(found[weight]) for weight in sorted(found, reverse=True)}
 
 
 def _terms(curves: pd.DataFrame, start: str) -> pd.DataFrame:

@@ -151,23 +151,37 @@ def explorer(result: Result, titles: Mapping[str, str] | None = None, most: int 
     """
     if result.outputs is None or result.samples is None:
         raise ZoolibError(f"{result.spec.label} keeps no outputs of single models; compute it again with zoolib run")
-    outputs = result.outputs.iloc[_spread(len(result.outputs), most)].reset_index(drop=True)
-    samples = result.samples.set_index("index").loc[outputs["index"]]
-    weights = routes.weights_of(samples)
-    names = list(weights.columns)
+    outputs = result.outputs.iloc[_spread(len(result.outputs), most)]
+    images = test_images(result.spec.dataset, outputs["index"].tolist())
+    return explorer_of(
+        outputs, result.samples, images, class_names(result.spec.dataset), result.spec.option("top_k"), titles
+    )
+
+
+def explorer_of(
+    outputs: pd.DataFrame,
+    samples: pd.DataFrame,
+    images: Sequence[np.ndarray],
+    classes: Sequence[str],
+    k: int,
+    titles: Mapping[str, str] | None = None,
+) -> PathwayExplorer:
+    """The explorer of a record's tables, or of zoolib.own's; `images` (H, W, 3) uint8, one for each of `outputs`."""
     columns: dict[str, Any] = {str(name): outputs[name].tolist() for name in outputs}
+    weights = routes.weights_of(samples.set_index("index").loc[columns["index"]])
+    names = list(weights.columns)
     return PathwayExplorer(
-        thumbs=[png_uri(image) for image in test_images(result.spec.dataset, columns["index"])],
+        thumbs=[png_uri(image) for image in images],
         index=columns["index"],
         labels=columns["label"],
-        classes=class_names(result.spec.dataset),
+        classes=list(classes),
         members=[(titles or {}).get(name, name) for name in names],
         colours=list(palette.member_colours(names).values()),
         weights=weights.to_numpy().round(4).tolist(),
         entropy=routes.route_entropy(weights.to_numpy()).round(4).tolist(),
         own=_answers(columns, [f"member:{name}" for name in names]),
-        aggregate=_answers(columns, [f"k:{k + 1}" for k in range(len(names))]),
-        k=result.spec.option("top_k"),
+        aggregate=_answers(columns, [f"k:{i + 1}" for i in range(len(names))]),
+        k=k,
     )
 
 
