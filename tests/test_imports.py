@@ -93,6 +93,7 @@ TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
     "galleries",
     "studies",
+    "own",
     "complexity",
     "rankings",
     "rankfigures",

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
         network = architecture(f"timm:{name}")
         source = weights if isinstance(weights, str) else weights.get(name, "timm")
         parent, attribute = last_linear(network)
-        config = network.pretrained_cfg
+        config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
         members.append(
             MemberManifest(
                 name=name.replace(".", "_").lower(), title=name, architecture=f"timm:{name}",

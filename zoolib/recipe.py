@@ -94,13 +94,8 @@ class Context:
         cost["seconds"] = history.seconds
         cost["needed_seconds"] = sum(run.cost["seconds"] for run in self.needed.values())
         if images:
-<<<<<<< HEAD
             cost["images_per_second"] = settings.iterations * settings.batch_size / history.seconds
-        outcome = score(method, self.data, self.task, self.spec, self.machine)
-=======
-            cost["images_per_second"] = spec.settings.iterations * spec.settings.batch_size / history.seconds
-        outcome = score(method, self.data, self.task, spec.settings, self.machine)
->>>>>>> be9e53f (Stamps, records page, landing page with a result and a widget, notation; gates, routes and claims as pages; your own hub from Python)
+        outcome = score(method, self.data, self.task, settings, self.machine)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
         held = f"{settings.val_fraction:.0%} of each class's training images are held out to choose by"

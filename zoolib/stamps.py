@@ -87,9 +87,9 @@ def run_yourself(content: Mapping[str, Any], stem: str) -> str:
     command = " ".join(["python -m zoolib run", name, *words])
     return (
         f"## Run this yourself\n\n```bash\n{command}\n```\n\n"
-        "computes what has no record yet and prints the path of the executed notebook. Change a parameter, and the "
-        f"page changes; `make notebooks` opens `notebooks/{name}.ipynb` in JupyterLab, and the arrow at the top of this "
-        "page downloads it as it was executed here.\n"
+        "computes what has no record yet and prints the path of the executed notebook. Change a parameter, and "
+        f"the page changes; `make notebooks` opens `notebooks/{name}.ipynb` in JupyterLab, and the arrow at the top of "
+        "this page downloads it as it was executed here.\n"
     )
 
 
