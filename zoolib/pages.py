@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from zoolib import apidoc, cards, landing, stamps
+from zoolib import apidoc, cards, stamps
 from zoolib.data import manifests
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
@@ -88,6 +88,8 @@ def write_pages(
     Whatever was there before is removed. Returns every page in reading order. Raises ZoolibError for a failed notebook,
     a manifest without a licence, or a prose page that the table of contents does not name.
     """
+    from zoolib import landing  # the only page that draws, and so needs the widgets' packages
+
     if out_dir.exists():
         shutil.rmtree(out_dir)
     shutil.copytree(book_dir, out_dir, ignore=shutil.ignore_patterns("_build", ".*", "generated"))

@@ -7,6 +7,7 @@ that differ.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -117,12 +118,20 @@ def method_marker(method: str) -> str:
     return _LOOKS[method][1]
 
 
+@functools.cache
 def _fixed() -> dict[str, int]:
-    """Member of a packaged hub -> its colour's place: its position in the first hub that has it."""
+    """Member of a packaged hub -> its colour's place: its position in the hub, or the first that no fellow has taken.
+
+    A fellow is a member of any hub that both belong to, so that one place serves a member in all of its hubs.
+    """
+    hubs = [[member.name for member in hub.members] for hub in manifests.hubs().values()]
     places: dict[str, int] = {}
-    for hub in manifests.hubs().values():
-        for i, member in enumerate(hub.members):
-            places.setdefault(member.name, i % len(MEMBER_COLOURS))
+    for names in sorted(hubs, key=lambda names: (-len(names), names)):
+        for i, name in enumerate(names):
+            if name not in places:
+                taken = {places[fellow] for hub in hubs if name in hub for fellow in hub if fellow in places}
+                wanted = [i % len(MEMBER_COLOURS), *range(len(MEMBER_COLOURS))]
+                places[name] = next((place for place in wanted if place not in taken), wanted[0])
     return places
 
 
