@@ -19,8 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from zoolib.data import manifests
 from zoolib.palette import HEAT as _HEAT
 from zoolib.palette import WIDTH as _WIDTH
-from zoolib.palette import member_colours, method_colour, method_marker
-from zoolib.palette import styled as _styled
+from zoolib.palette import member_colours, method_colour, method_marker, styled
 from zoolib.spec import ZoolibError
 from zoolib.tables import order, title
 
@@ -224,7 +223,7 @@ def _heat(axes: Axes, values: np.ndarray, names: Sequence[str], low: float | Non
     return image
 
 
-@_styled
+@styled
 def pareto(frame: pd.DataFrame, cost: str = "gmacs", metric: str = "top1_accuracy") -> Figure:
     """Test accuracy against a cost metric: the mean over seeds with a bar of one standard deviation.
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zoolib.data import manifests
-from zoolib.figures import MEMBER_COLOURS, _styled
+from zoolib.palette import MEMBER_COLOURS
+from zoolib.palette import styled as _styled
 from zoolib.paths import made_weights, packaged_weights
 from zoolib.spec import ZoolibError
 

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from zoolib.data import manifests
-from zoolib.figures import _styled, method_colour
+from zoolib.palette import method_colour
+from zoolib.palette import styled as _styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.tables import title
