@@ -11,7 +11,8 @@ PROFILE, WHICH = config["profile"], config["which"]
 BUILD = str(build_dir())
 SPECS = {spec.stem: spec for spec in plan.planned(PROFILE, WHICH)}
 PAGES = plan.pages(PROFILE)
-VIEWS = [*Path("zoolib").glob("*.py"), *Path("zoolib").glob("*/*.py"), *Path("data_manifests").rglob("*.yaml")]
+VIEWS = [*Path("zoolib").glob("*.py"), *Path("zoolib/static").iterdir(), *Path("zoolib").glob("*/*.py"), *Path("data_manifests").rglob("*.yaml")]
+PUBLISHED = ["reference/paper_results.csv", "reference/claims.yaml"]
 HTML = f"{BUILD}/book-out/_build/html/index.html"
 
 
@@ -37,8 +38,10 @@ def page_inputs(wildcards):
     name = wildcards.page.split("-")[0]
     if name == "ranking":  # it compares the scores of every hub with fine-tuning
         here = [spec for spec in SPECS.values() if spec.method in ("rank", "finetune")]
+    if name == "claims":
+        here = SPECS.values()
     committed = [] if here and name != "ranking" else sorted(Path("results").rglob("*.json"))
-    return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]
+    return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *map(record, here)]
 
 
 def parameters(wildcards):

@@ -11,7 +11,8 @@ import synthetic
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from zoolib import figures
+from zoolib import figures, palette
+from zoolib.data import manifests
 from zoolib.methods import METHODS
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
@@ -40,20 +41,32 @@ def legend_colours(figure: Figure) -> dict[str, str]:
     }
 
 
-def test_every_method_has_its_own_colour():
-    for families in ({"hub"}, {"regularised", "teachers", "ranking"}):  # figures show one of the two
-        names = [name for name, card in METHODS.items() if card.family in families]
-        assert len({figures.method_colour(name) for name in [*names, "finetune"]}) == len({*names, "finetune"})
+def test_every_method_has_its_own_look():
+    looks = [(palette.method_colour(name), palette.method_marker(name)) for name in METHODS]
+    assert len(set(looks)) == len(METHODS)
+    assert len(set(palette.METHOD_COLOURS.values())) == len(palette.METHOD_COLOURS)
     with pytest.raises(ZoolibError, match="unknown method in the palette"):
-        figures.method_colour("zoo")
+        palette.method_colour("zoo")
 
 
-def test_method_colours_stay_apart_under_the_common_colour_blindness():
+@pytest.mark.parametrize("colours", [list(palette.FAMILY_COLOURS.values()), palette.MEMBER_COLOURS[:5]])
+def test_colours_stay_apart_under_the_common_colour_blindness(colours: list[str]):
     simulate = np.array([[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]])  # deuteranopia
-    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in figures.METHOD_COLOURS.values()])
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in colours])
     seen = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ simulate.T
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + np.eye(len(seen))
     assert apart.min() > 0.1
+
+
+def test_a_member_has_one_colour_in_every_packaged_hub_and_no_two_of_a_hub_share_one():
+    seen: dict[str, str] = {}
+    for hub in manifests.hubs().values():
+        colours = palette.member_colours([member.name for member in hub.members])
+        if len(hub.members) <= len(palette.MEMBER_COLOURS):
+            assert len(set(colours.values())) == len(hub.members)
+        for name, colour in colours.items():
+            assert seen.setdefault(name, colour) == colour, f"{name} changes its colour in {hub.name}"
+    assert list(palette.member_colours(["mine", "moco"]).values()) == ["#332288", seen["moco"]]
 
 
 def test_accuracies_draw_every_seed_and_the_mean(store: ResultStore):
@@ -101,7 +114,7 @@ def test_pathway_weights_are_the_means_of_the_samples(store: ResultStore):
     np.testing.assert_allclose(drawn[3], weights[frame["label"] == 3].mean().to_numpy(), rtol=1e-5)
     assert drawn.shape == (10, 3)
     assert [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches] == [
-        c.lower() for c in figures.member_colours(list("ABC")).values()
+        c.lower() for c in palette.member_colours(list("ABC")).values()
     ]
 
 
@@ -112,6 +125,20 @@ def test_the_gating_heat_map_has_layers_in_order_and_mean_gates(store: ResultSto
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == list(synthetic.LAYERS)
     assert drawn.shape == (len(synthetic.LAYERS), 3)
     np.testing.assert_allclose(drawn[1], np.stack(frame["gates:layer1.conv1"]).astype(float).mean(0))
+
+
+def test_pareto_draws_the_means_and_only_unbeaten_points_are_on_the_frontier(store: ResultStore):
+    frame = store.frame()
+    frame.loc[(frame["method"] == "hub_pathway") & (frame["metric"] == "gmacs"), "value"] = 0.8
+    figure = figures.pareto(frame)
+    (front,) = named(figure, "frontier")
+    assert front.get_xdata().tolist() == pytest.approx(
+        [0.4, 0.8]
+    )  # all others cost 0.4; the ensemble is the best there
+    assert front.get_ydata().tolist() == pytest.approx([86.0, 89.0])
+    assert len(figure.legends[0].get_texts()) == 8
+    with pytest.raises(ZoolibError, match="no run recorded 'joules'"):
+        figures.pareto(frame, "joules")
 
 
 def test_what_cannot_be_drawn_is_refused(store: ResultStore):

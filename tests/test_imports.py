@@ -87,6 +87,7 @@ REPORTS = {
     "rehearsal",
     "apidoc",
 }
+REPORTS |= {"palette", "routes", "queries", "stamps", "landing"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
@@ -94,6 +95,7 @@ TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
     "galleries",
     "studies",
+    "own",
     "complexity",
     "rankings",
     "rankfigures",
@@ -106,6 +108,7 @@ NOTEBOOK_MODULES = {
     "analyses",
     "analysis_figures",
     "figures",
+    "routes",
     "widgets",
     "claims",
     "reference",

@@ -191,6 +191,22 @@ def _rank(args: argparse.Namespace) -> None:
     print(f"\n{tables.summary(store.records(specs))}")
 
 
+def _claims(args: argparse.Namespace) -> None:
+    from zoolib import claims
+    from zoolib.results import ResultStore
+
+    found = claims.verdicts(ResultStore.default(), args.profile)
+    if args.only and args.only not in (known := {v.claim.id for v in found}):
+        raise unknown("claim", args.only, known)
+    for verdict in found:
+        if args.only in ("", verdict.claim.id):
+            print(f"{verdict.verdict:<14} {verdict.claim.id}: {verdict.claim.claim}")
+            print(f"{'':<14} here: {claims.effect_text(verdict)}; paper: {claims.paper_number(verdict.claim)}")
+            for case, value in zip(verdict.effects.cases, verdict.effects.values, strict=True) if args.only else ():
+                print(f"{'':<14} {value:+.3f} {case}")
+    print(f"\n{args.profile}: {claims.headline(found)}")
+
+
 def _record(args: argparse.Namespace) -> None:
     from zoolib import experiment
     from zoolib.results import ResultStore
@@ -288,6 +304,9 @@ def parser() -> argparse.ArgumentParser:
     ranking.add_argument("dataset", help="its name, such as digits")
     ranking.add_argument("--hub", default="imagenet-lite", help="a hub, or your own YAML (default: imagenet-lite)")
     ranking.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
+    claiming = command("claims", _claims, "test the papers' claims against the records of a profile")
+    claiming.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
+    claiming.add_argument("--only", default="", metavar="ID", help="one claim, with the effect of every case")
     workflow = command("workflow", _workflow, "bring the book, or every record of a profile, up to date")
     workflow.add_argument("target", choices=("book", "reproduce"))
     workflow.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")

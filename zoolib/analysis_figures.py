@@ -13,7 +13,8 @@ from matplotlib.lines import Line2D
 
 from zoolib.analyses import AT_RANDOM, BEST, BY_WEIGHT
 from zoolib.data import manifests
-from zoolib.figures import _WIDTH, MEMBER_COLOURS, member_colours, styled
+from zoolib.palette import MEMBER_COLOURS, member_colours, styled
+from zoolib.palette import WIDTH as _WIDTH
 from zoolib.spec import ZoolibError
 
 _CHOICES = {BY_WEIGHT: "#009E73", BEST: "#0072B2", AT_RANDOM: "#888888"}

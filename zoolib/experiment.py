@@ -62,7 +62,15 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
     return store.save(
-        Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
+        Result(
+            spec,
+            outcome.metrics,
+            provenance,
+            outcome.deviations,
+            outcome.curves,
+            outcome.samples,
+            outputs=outcome.outputs,
+        )
     )
 
 

@@ -5,108 +5,31 @@ No torch. A method, and a member of a hub, has the same colour in every figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any, ParamSpec
+from collections.abc import Sequence
+from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from zoolib.data import manifests
-from zoolib.spec import ZoolibError, unknown
+from zoolib.palette import HEAT as _HEAT
+from zoolib.palette import WIDTH as _WIDTH
+from zoolib.palette import member_colours, method_colour, method_marker, styled
+from zoolib.spec import ZoolibError
 from zoolib.tables import order, title
 
-# Okabe and Ito's palette for methods, Paul Tol's muted one for hub members: both survive colour blindness and print.
-METHOD_COLOURS = {
-    "scratch": "#222222",
-    "finetune": "#0072B2",
-    "ensemble": "#56B4E9",
-    "zoo_tuning": "#D55E00",
-    "lite_zoo_tuning": "#E69F00",
-    "hub_pathway": "#009E73",
-    # Most different first from those above, in both kinds of sight.
-    "distill": "#c020e0",
-    "knowledge_flow": "#e060c0",
-    "model_soups": "#806020",
-    "best_single": "#0000e0",
-    "ensemble_top_k": "#8080a0",
-    "oracle": "#c0a060",
-    "ensemble_joint": "#00e0e0",
-    "hub_pathway_random_path": "#e0c0c0",
-    "hub_pathway_no_explore": "#40e080",
-    "hub_pathway_no_exploit": "#80c0a0",
-    "hub_pathway_task_level": "#406080",
-    "fe": "#c0e060",
-    "fe_finetuned": "#80e000",
-    "ced": "#0000a0",
-    "ced_finetuned": "#2020c0",
-}
-TUNING_COLOURS = {  # of other families, which stand in figures of their own, beside fine-tuning
-    "l2_sp": "#56B4E9",
-    "ewc": "#117733",
-    "delta": "#E69F00",
-    "lwf": "#999933",
-    "bss": "#CC6677",
-    "co_tuning": "#882255",
-    "bi_tuning": "#222222",
-    "b_tuning": "#D55E00",
-    "feature_distillation": "#009E73",
-    "rank": "#777777",
-}
-MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
-_TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "Exploration loss", "exploit": "Exploitation loss"}
-_HEAT = "cividis"
-_STYLE: dict[Any, Any] = {
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.5,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "svg.hashsalt": "zoolib",
+_COST_AXES = {
+    "gmacs": "Multiply-adds for one image (G, log scale)",
+    "params_m": "Parameters (M, log scale)",
+    "seconds": "Training time (s, log scale)",
 }
-_WIDTH = 7.0  # inches
-
-P = ParamSpec("P")
-
-
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the style of the book."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return drawn
-
-
-def method_colour(method: str) -> str:
-    """The colour of a method. Raises ZoolibError for one that the palette lacks."""
-    palette = METHOD_COLOURS | TUNING_COLOURS
-    if method not in palette:
-        raise unknown("method in the palette", method, palette)
-    return palette[method]
-
-
-def member_colours(members: Sequence[str]) -> dict[str, str]:
-    """The colours of a hub's members, given in the hub's order."""
-    return {name: MEMBER_COLOURS[i % len(MEMBER_COLOURS)] for i, name in enumerate(members)}
+_TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "Exploration loss", "exploit": "Exploitation loss"}
 
 
 def _single(frame: pd.DataFrame, *names: str) -> None:
@@ -139,7 +62,7 @@ def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float
         axes.plot(
             [mean, mean], [y - 0.34, y + 0.34], color=colour, lw=2.5, alpha=0.55, solid_capstyle="butt", gid="mean"
         )
-        axes.plot(values, spread, "o", ms=5.5, mec="white", mew=0.6, color=colour, gid="seeds")
+        axes.plot(values, spread, method_marker(method), ms=5.5, mec="white", mew=0.6, color=colour, gid="seeds")
         axes.annotate(f"{mean:.1f}", (values.max(), y), (7, 0), textcoords="offset points", va="center", size=8.5)
     names = [title(m, k, frame["hub"].iloc[0]) + (f" ({o})" if several[m, k] > 1 else "") for m, k, o in rows]
     axes.set_yticks(range(len(rows)), names)
@@ -298,3 +221,63 @@ def _heat(axes: Axes, values: np.ndarray, names: Sequence[str], low: float | Non
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     return image
+
+
+@styled
+def pareto(frame: pd.DataFrame, cost: str = "gmacs", metric: str = "top1_accuracy") -> Figure:
+    """Test accuracy against a cost metric: the mean over seeds with a bar of one standard deviation.
+
+    The line is the frontier: no other point beats one of it in both. `cost` is a metric of the "cost" split of which
+    less is better, such as gmacs, params_m or seconds. Raises ZoolibError when the frame is empty or mixes datasets,
+    hubs or profiles, or no run recorded that cost.
+    """
+    _single(frame, "dataset", "hub", "profile")
+    keys = ["method", "member", "options"]
+    score = frame[(frame["metric"] == metric) & (frame["split"] == "test")].groupby(keys)["value"].agg(["mean", "std"])
+    spent = frame[(frame["metric"] == cost) & (frame["split"] == "cost")].groupby(keys)["value"].mean().rename("cost")
+    points = (
+        score.join(spent, how="inner")
+        .dropna(subset=["mean", "cost"])
+        .sort_values(["cost", "mean"], ascending=[True, False])
+    )
+    if points.empty:
+        raise ZoolibError(f"no run recorded {cost!r} beside {metric!r}; use one of {', '.join(_COST_AXES)}")
+    figure = Figure(figsize=(_WIDTH, 3.2 + 0.2 * -(-len(points) // 3)), layout="constrained")
+    axes, hub = figure.subplots(), frame["hub"].iloc[0]
+    best = points[points["mean"] > points["mean"].cummax().shift(fill_value=-np.inf)]
+    axes.plot(best["cost"], best["mean"], color="0.6", lw=1, zorder=1, gid="frontier", drawstyle="steps-post")
+    short = _short([str(options) for options in points.index.get_level_values("options")])
+    variants = points.groupby(["method", "member"]).size()
+    rows: dict[tuple[Any, ...], Any] = {tuple(row[:3]): row for row in points.reset_index().itertuples(index=False)}
+    for method, member, options in order(points.reset_index().assign(hub=hub)):
+        row = rows[method, member, options]
+        look: dict[str, Any] = {
+            "fmt": method_marker(method),
+            "color": method_colour(method),
+            "ms": 6.5,
+            "mec": "white",
+            "mew": 0.6,
+        }
+        name = title(method, member, hub) + (f" ({short[options]})" if variants[method, member] > 1 else "")
+        spread = 0.0 if pd.isna(row.std) else row.std
+        axes.errorbar(row.cost, row.mean, yerr=spread, elinewidth=1, capsize=2, label=name, **look)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(_COST_AXES.get(cost, cost))
+    axes.set_ylabel("Test accuracy (%)")
+    axes.grid(color="0.92")
+    axes.margins(x=0.12)
+    figure.legend(loc="outside lower center", fontsize=8, ncols=3)
+    return figure
+
+
+def _short(options: Sequence[str]) -> dict[str, str]:
+    """Options in words, without those that are the same wherever they occur."""
+    pairs = {text: dict(part.split("=", 1) for part in text.split(", ")) if text else {} for text in set(options)}
+    values: dict[str, set[str]] = {}
+    for chosen in pairs.values():
+        for name, value in chosen.items():
+            values.setdefault(name, set()).add(value)
+    return {t: ", ".join(f"{n}={v}" for n, v in c.items() if len(values[n]) > 1) for t, c in pairs.items()}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from zoolib.data import manifests
-from zoolib.figures import MEMBER_COLOURS, styled
+from zoolib.palette import MEMBER_COLOURS, styled
 from zoolib.paths import made_weights, packaged_weights
 from zoolib.spec import ZoolibError
 

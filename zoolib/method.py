@@ -36,6 +36,14 @@ class Method(nn.Module, ABC):
         """Named scalar terms; their sum is minimised. `progress` runs from 0 to 1 over the fit."""
         return {"task": task.loss(output.prediction, target)}
 
+    def alternatives(self, x: Tensor) -> dict[str, Tensor]:
+        """What else could be said of images (B, 3, H, W): named predictions (B, C) to compare; none by default."""
+        return {}
+
+    def summary(self, aux: dict[str, Tensor]) -> dict[str, float]:
+        """Numbers of the `recorded` aux of a whole split (N, ...), kept at each validation point; none by default."""
+        return {}
+
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser: by default one, at the given rate, as in Zoo-Tuning's protocol."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]

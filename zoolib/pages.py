@@ -14,8 +14,9 @@ from typing import Any
 
 import yaml
 
-from zoolib import apidoc, cards, origins, rehearsal
+from zoolib import apidoc, cards, origins, rehearsal, stamps
 from zoolib.data import manifests
+from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -79,17 +80,26 @@ def api_pages() -> dict[str, str]:
 # The folder that jupyter-book reads -----------------------------------------------------------------------------------
 
 
-def write_pages(book_dir: Path, out_dir: Path, notebooks: Sequence[Path]) -> list[Path]:
+def write_pages(
+    book_dir: Path, out_dir: Path, notebooks: Sequence[Path], store: ResultStore | None = None
+) -> list[Path]:
     """Make `out_dir` the book's complete source: prose, cards, profiles, API reference, executed notebooks, contents.
 
     Whatever was there before is removed. Returns every page in reading order. Raises ZoolibError for a failed notebook,
     a manifest without a licence, or a prose page that the table of contents does not name.
     """
+    from zoolib import landing  # the only page that draws, and so needs the widgets' packages
+
     if out_dir.exists():
         shutil.rmtree(out_dir)
     shutil.copytree(book_dir, out_dir, ignore=shutil.ignore_patterns("_build", ".*", "generated"))
     executed = {path.stem: notebook(path) for path in notebooks}
-    pages = {f"results/{stem}.ipynb": json.dumps(content, indent=1) for stem, (_, content) in executed.items()}
+    store = store or ResultStore.default()
+    pages = {
+        f"results/{stem}.ipynb": json.dumps(stamps.stamped(content, stem), indent=1)
+        for stem, (_, content) in executed.items()
+    }
+    pages |= {"records.md": stamps.records_page(store), "_assets/landing.html": landing.fragment(store)}
     pages |= {f"data/{name}.md": cards.dataset_card(manifest) for name, manifest in manifests.datasets().items()}
     pages |= {f"hubs/{name}.md": cards.hub_card(manifest) for name, manifest in manifests.hubs().items()}
     pages |= {f"api/{name}": text for name, text in api_pages().items()} | {"profiles.md": cards.profiles_page()}

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from zoolib.data import manifests
-from zoolib.figures import method_colour, styled
+from zoolib.palette import method_colour, styled
 from zoolib.rankings import SCORES
 from zoolib.spec import ZoolibError
 from zoolib.tables import title

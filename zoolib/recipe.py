@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
 from zoolib.hub import Hub, HubModel, StateDict
@@ -26,6 +28,8 @@ from zoolib.train import Machine, Progress, evaluate, fit
 
 Logits = dict[str, np.ndarray]  # split -> (N, C) float32; "val_labels" and "test_labels" -> (N,)
 
+OUTPUT_IMAGES = 200  # test images of which a record keeps every member's own prediction: some kilobytes a run
+
 
 @dataclass
 class Outcome:
@@ -35,6 +39,7 @@ class Outcome:
     logits: Logits
     curves: pd.DataFrame | None = None  # iteration, split, term, value
     samples: pd.DataFrame | None = None  # one row a test image
+    outputs: pd.DataFrame | None = None  # a few test images: what each member, and each k, says of them
     deviations: list[str] = field(default_factory=list)  # from the paper, each with its reason
 
 
@@ -90,7 +95,7 @@ class Context:
         cost["needed_seconds"] = sum(run.cost["seconds"] for run in self.needed.values())
         if images:
             cost["images_per_second"] = settings.iterations * settings.batch_size / history.seconds
-        outcome = score(method, self.data, self.task, self.spec, self.machine)
+        outcome = score(method, self.data, self.task, settings, self.machine)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
         held = f"{settings.val_fraction:.0%} of each class's training images are held out to choose by"
@@ -151,12 +156,12 @@ def sum_costs(trained: Sequence[Mapping[str, float]], used: Sequence[Mapping[str
     return total
 
 
-def score(method: Method, data: Dataset, task: Task, spec: RunSpec, machine: Machine) -> Outcome:
+def score(method: Method, data: Dataset, task: Task, settings: Settings, machine: Machine) -> Outcome:
     """Evaluate a trained method on val and test."""
     metrics, logits = {}, {}
     aux: dict[str, Tensor] = {}
     for split in ("val", "test"):
-        prediction, target, aux = evaluate(method, data, split, spec.settings, machine)
+        prediction, target, aux = evaluate(method, data, split, settings, machine)
         metrics[split] = task.metrics(prediction, target)
         logits[split] = prediction.numpy()
         logits[f"{split}_labels"] = target.numpy()
@@ -169,7 +174,46 @@ def score(method: Method, data: Dataset, task: Task, spec: RunSpec, machine: Mac
         else:  # (N, layers, m): one list column for each layer
             for index, column in enumerate(columns):
                 samples[f"{name}:{column}"] = list(values[:, index])
-    return Outcome(metrics, logits, samples=samples)
+    return Outcome(metrics, logits, samples=samples, outputs=output_frame(method, data, settings, machine))
+
+
+def _few_rows(data: Dataset, count: int) -> np.ndarray:
+    """About `count` of the scored test rows: as many of each class, or evenly spread where there are more classes."""
+    source, rows = data.split("test")
+    chosen = loaders.balanced(source.labels, rows, max(1, count // len(source.classes)))
+    return chosen[np.linspace(0, len(chosen) - 1, min(count, len(chosen))).astype(int)]
+
+
+@torch.no_grad()
+def output_frame(
+    method: Method, data: Dataset, settings: Settings, machine: Machine, count: int = OUTPUT_IMAGES, top: int = 3
+) -> pd.DataFrame | None:
+    """The `top` classes, and their probabilities, of each of a method's alternatives on a few test images.
+
+    Columns: index (row of the test file), label, and two lists for each alternative, `top:<name>` and
+    `probability:<name>`. None for a method without alternatives. As everywhere, logits are summed over the test views.
+    """
+    method.eval()
+    few = dataclasses.replace(data, rows=data.rows | {"test": _few_rows(data, count)})
+    parts: dict[str, list[Tensor]] = {}
+    labels = []
+    for views, target in loaders.eval_batches(few, "test", settings):
+        labels.append(target)
+        sums: dict[str, Tensor] = {}
+        for view in views:
+            with machine.autocast():
+                for name, logits in method.alternatives(view.to(machine.device)).items():
+                    sums[name] = sums.get(name, 0) + logits.float().cpu()
+        if not sums:
+            return None
+        for name, logits in sums.items():
+            parts.setdefault(name, []).append(logits)
+    frame: dict[str, object] = {"index": few.rows["test"].astype(np.int32), "label": torch.cat(labels).numpy()}
+    for name, logits in ((name, torch.cat(part)) for name, part in parts.items()):
+        best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (N, top)
+        frame[f"top:{name}"] = list(best.indices.numpy().astype(np.int32))
+        frame[f"probability:{name}"] = list(best.values.numpy().astype(np.float16))
+    return pd.DataFrame(frame)
 
 
 def sample_frame(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pd.DataFrame:

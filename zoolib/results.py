@@ -1,7 +1,8 @@
 """Records on disk in, tidy data frames out: the boundary between computing numbers and showing them. No torch.
 
-A run is one JSON (specification, metrics, provenance) and up to two Parquet files beside it (`curves`, `samples`). The
-JSON is written last and names the exact Parquet files it belongs to, so a record is either whole or not there.
+A run is one JSON (specification, metrics, provenance) and up to three Parquet files beside it (`curves`, `samples`,
+`outputs`). The JSON is written last and names the exact Parquet files it belongs to, so a record is either whole or not
+there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from zoolib.spec import RunSpec, ZoolibError, unknown
 from zoolib.storage import commit, corrupt, from_parquet, read_json, to_json, to_parquet, token
 
 RECOMPUTED, COMMITTED = "recomputed here", "committed"
-TABLES = ("curves", "samples")
+TABLES = ("curves", "samples", "outputs")
 _FORMAT = 1
 _FOLDERS = ("task", "dataset", "hub", "profile")  # the folders of RunSpec.stem
 _SPEC_KEYS = ("task", "dataset", "hub", "method", "member", "seed", "profile")
@@ -48,7 +49,8 @@ class Result:
     """One run: what was asked for, what came out, and where and how it was computed.
 
     `metrics` is {split: {metric: value}}; `curves` has columns iteration, split, term, value; `samples` has one row a
-    test sample. Both tables of a stored result are read when first asked for.
+    test sample; `outputs` has one row for each of a few of them, with what every member and every k says of it. The
+    tables of a stored result are read when first asked for.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Result:
         samples: pd.DataFrame | None = None,
         origin: str = RECOMPUTED,
         path: Path | None = None,
+        outputs: pd.DataFrame | None = None,
     ) -> None:
         self.spec = spec
         self.metrics = {split: dict(values) for split, values in metrics.items()}
@@ -70,7 +73,11 @@ class Result:
         self.path = path
         self.run_id = spec.run_id
         self._files: dict[str, dict[str, str]] = {}
-        self._tables: dict[str, pd.DataFrame | None] = {"curves": curves, "samples": samples}
+        self._tables: dict[str, pd.DataFrame | None] = {
+            "curves": curves,
+            "samples": samples,
+            "outputs": outputs,
+        }
 
     def __repr__(self) -> str:
         return f"Result({self.spec.label}, {self.origin}, {self.run_id})"
@@ -84,6 +91,11 @@ class Result:
     def samples(self) -> pd.DataFrame | None:
         """One row a test sample. Raises ZoolibError when the file is corrupt."""
         return self._table("samples")
+
+    @property
+    def outputs(self) -> pd.DataFrame | None:
+        """A few test samples: label, and `top:<name>` and `probability:<name>` (lists) for `member:…` and `k:…`."""
+        return self._table("outputs")
 
     @property
     def options(self) -> str:
@@ -113,7 +125,7 @@ class Result:
         return self.origin if self.origin == RECOMPUTED else f"{self.origin} {commit}".rstrip()
 
     def _table(self, name: str) -> pd.DataFrame | None:
-        if self._tables[name] is None and name in self._files and self.path is not None:
+        if self._tables.get(name) is None and name in self._files and self.path is not None:
             file = self.path.parent / self._files[name]["name"]
             if not file.exists():  # another process has just replaced the record
                 self._files = read_json(self.path)["files"]
@@ -122,7 +134,7 @@ class Result:
             if hashlib.sha256(content).hexdigest() != self._files[name]["sha256"]:
                 raise corrupt(self.path, f"{file.name} is missing or differs from its checksum")
             self._tables[name] = from_parquet(content)
-        return self._tables[name]
+        return self._tables.get(name)
 
 
 class ResultStore:

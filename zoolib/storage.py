@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from zoolib.spec import ZoolibError
 
 _KEYS = ("run_id", "spec", "metrics", "provenance", "deviations", "files")  # of a record
-_HALF = ("confidence", "weight:", "gate")  # columns kept as float16
+_HALF = ("confidence", "weight:", "gate", "probability:")  # columns kept as float16
 
 
 def corrupt(path: Path, why: str) -> ZoolibError:
@@ -68,7 +68,7 @@ def to_parquet(table: pd.DataFrame) -> bytes:
     for name in table.columns:
         half = str(name).startswith(_HALF)
         column = table[name]
-        if half and column.dtype == object:  # lists of gates
+        if half and column.dtype == object:  # lists of gates or probabilities
             arrays[name] = pa.array([np.asarray(v, np.float16) for v in column], pa.list_(pa.float16()))
         elif pd.api.types.is_float_dtype(column):
             arrays[name] = pa.array(column.to_numpy(np.float16 if half else np.float32))

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from zoolib.data import manifests
-from zoolib.figures import method_colour, styled
+from zoolib.palette import method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.tables import title

@@ -73,8 +73,9 @@ def fit(
         done = iteration + 1
         if done % settings.eval_every == 0 or done == settings.iterations:
             history.curve += [(done, "train", name, value) for name, value in terms.items()]
-            logits, labels, _ = evaluate(method, data, "val", settings, machine)
-            history.curve += [(done, "val", name, value) for name, value in task.metrics(logits, labels).items()]
+            logits, labels, aux = evaluate(method, data, "val", settings, machine)
+            numbers = task.metrics(logits, labels) | method.summary(aux)
+            history.curve += [(done, "val", name, value) for name, value in numbers.items()]
         if checkpoint and done < settings.iterations and time.monotonic() - saved >= checkpoint_seconds:
             save_checkpoint(checkpoint, method, optimiser, history, done)
             saved = time.monotonic()

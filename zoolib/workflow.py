@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoolib import runtime
+from zoolib.data import manifests
 from zoolib.files import atomic
 from zoolib.grid import ANALYSES, CORE, RANKED, RESNET50, planned
 from zoolib.methods import METHODS
@@ -70,7 +71,20 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
     }
     analyses = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
     named = {name: {**page, "profile": profile_name} for name, page in analyses.items()}
-    return core | ranked | named | COMMITTED_PAGES
+    return core | _explorers(profile_name) | ranked | named | COMMITTED_PAGES
+
+
+def _explorers(profile_name: str) -> dict[str, dict[str, str]]:
+    """Pages that look into the records of the core: pathways and gates with their widgets, claims, the walk-through."""
+    found: dict[str, dict[str, str]] = {}
+    for dataset, hub, _ in CORE[profile_name]:
+        given = {"dataset": dataset, "hub": hub, "profile": profile_name}
+        found[f"explore-{dataset}-{hub}"] = given
+        if manifests.hub(hub).homogeneous:
+            found[f"gating-{dataset}-{hub}"] = given
+    steps = {"iterations": "3", "per_class": "8"} if profile_name == "smoke" else {}
+    profiles = dict.fromkeys((profile_name, "mini", "lab", "paper"))
+    return found | {"walkthrough": steps, "claims": {"profiles": ",".join(profiles)}}
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:

@@ -57,9 +57,37 @@ class HubPathway(Method):
         weights = self.generator(x)  # (B, m), rows sum to 1
         active = top_k_mask(weights, self.top_k)
         logits = dispatch(list(self.members), x, active)  # (B, m, C), zeros where inactive
+        return Output(self._join(weights, active, logits), {"weight": weights, "active": active, "members": logits})
+
+    def _join(self, weights: Tensor, active: Tensor, logits: Tensor) -> Tensor:
+        """A of the weighted logits of the active members: (B, m), (B, m), (B, m, C) -> (B, C)."""
         kept = torch.where(active, weights, torch.zeros_like(weights))  # eq. 1; not renormalised
-        prediction = self.aggregator((kept[..., None] * logits).flatten(1))
-        return Output(prediction, {"weight": weights, "active": active, "members": logits})
+        prediction: Tensor = self.aggregator((kept[..., None] * logits).flatten(1))
+        return prediction
+
+    def alternatives(self, x: Tensor) -> dict[str, Tensor]:
+        """Every member's own logits (B, C), `member:<name>`, and the aggregate for every k, `k:<k>`, all from one pass.
+
+        The weights do not change with k, so `k:<top_k>` is what forward predicts.
+        """
+        weights = self.generator(x)  # (B, m)
+        logits = dispatch(list(self.members), x, torch.ones_like(weights, dtype=torch.bool))  # (B, m, C)
+        named = {f"member:{name}": logits[:, i] for i, name in enumerate(self.recorded["weight"])}
+        counts = range(1, len(self.members) + 1)
+        return named | {f"k:{k}": self._join(weights, top_k_mask(weights, k), logits) for k in counts}
+
+    def summary(self, aux: dict[str, Tensor]) -> dict[str, float]:
+        """Of weights (N, m): entropy of their mean (eq. 4, in nats), and mean weight and load of each member.
+
+        The load is the share of images whose route the member is on; the loads add up to k. A hub has collapsed when
+        one load is near 1 and the others are near 0.
+        """
+        weights = aux["weight"].float()
+        mean, load = weights.mean(0), top_k_mask(weights, self.top_k).float().mean(0)
+        numbers = {"entropy": losses.entropy(mean).item()}
+        for i, name in enumerate(self.recorded["weight"]):
+            numbers |= {f"weight:{name}": mean[i].item(), f"load:{name}": load[i].item()}
+        return numbers
 
     def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> dict[str, Tensor]:
         """The terms of eq. 6, all in one backward pass.

@@ -125,6 +125,6 @@ def _scored(ctx: Context, pot: Pot, ingredients: Sequence[StateDict], soup: str)
 
     kept = greedy_soup(ingredients, accuracy) if soup == "greedy" else range(len(ingredients))
     pot.load_state_dict(uniform_soup([ingredients[index] for index in kept]))
-    outcome = score(pot, ctx.data, ctx.task, ctx.spec, ctx.machine)
+    outcome = score(pot, ctx.data, ctx.task, ctx.spec.settings, ctx.machine)
     outcome.metrics["val"]["ingredients"] = float(len(kept))
     return outcome

@@ -1,0 +1,215 @@
+"""Claims: the table of them, the queries against records with known numbers, and the rule of the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from zoolib import claims, queries
+from zoolib.__main__ import main
+from zoolib.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Claim
+from zoolib.grid import grid
+from zoolib.queries import Effects, Records
+from zoolib.results import Result, ResultStore
+from zoolib.spec import ZoolibError
+
+HP, TUNED, BEST = {"method": "hub_pathway"}, {"method": "finetune"}, {"method": "finetune", "member": "best"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    """digits from both hubs: accuracy is the method's level + 2 a member + the seed."""
+    store = ResultStore(tmp_path_factory.mktemp("records"))
+    for hub in ("digits-zoo", "imagenet-lite"):
+        synthetic.fill(store, "digits", hub)
+    return store
+
+
+@pytest.fixture(scope="module")
+def records(store: ResultStore) -> Records:
+    return Records(store, "mini")
+
+
+def claim(wanted: tuple[float | None, float | None] = (0, None), exact: bool = False) -> Claim:
+    return Claim(id="x", claim="A beats B.", source="s", paper="figure 1", kind="difference", query={}, wanted=wanted,
+                 effect="points of accuracy", exact=exact)  # fmt: skip
+
+
+def test_there_are_many_claims_and_each_states_source_paper_query_and_rule():
+    found = claims.claims()
+    assert len(found) >= 25 and len({c.claim for c in found}) == len(found)
+    for one in found:
+        assert one.source.split(" (")[0] in {"Hub-Pathway", "Zoo-Tuning", "Transferability slides"}
+        assert claims.paper_number(one) and one.effect and any(limit is not None for limit in one.wanted)
+
+
+def test_the_papers_number_comes_from_the_published_table():
+    named = {c.id: claims.paper_number(c) for c in claims.claims()}
+    assert named["hub-pathway-beats-every-single"] == "85.63 against 83.41"
+    assert named["landmarks-hub-pathway-beats-every-single"] == "4.54 against 4.75"  # less is better
+    assert named["top-weight-beats-random"] == "figure 3(b), without numbers"
+
+
+def test_the_papers_own_numbers_support_the_claims_that_have_some():
+    for one in claims.claims():
+        words = claims.paper_number(one).split(" against ")
+        if one.kind == "difference" and len(words) == 2:
+            sign = -1 if one.query.get("lower") else 1
+            effect = sign * (float(words[0]) - float(words[1]))
+            assert (one.wanted[0] is None or effect >= one.wanted[0]) and (
+                one.wanted[1] is None or effect <= one.wanted[1]
+            )
+
+
+@pytest.mark.parametrize(("values", "wanted", "verdict"), [
+    ([2.0, 2.5, 3.0], (0, None), SUPPORTED), ([-2.0, -2.5, -3.0], (0, None), CONTRADICTED),
+    ([2.0, -2.5, 3.0], (0, None), UNDECIDED), ([5.0, 5.1], (0, None), UNDECIDED), ([], (0, None), NOT_RUN),
+    ([math.nan], (0, None), NOT_RUN), ([0.2, -0.2, 0.1, 0.0], (-1, 1), SUPPORTED),
+    ([3.0, 3.2, 3.1], (-1, 1), CONTRADICTED),
+    ([0.0, 0.0, 0.0], (0, None), UNDECIDED),
+])  # fmt: skip
+def test_the_rule_of_the_verdict(values: list[float], wanted: tuple[float | None, float | None], verdict: str):
+    assert claims.judge(claim(wanted), Effects(values, [""] * len(values))).verdict == verdict
+
+
+def test_an_exact_effect_needs_one_case_and_a_measured_one_three():
+    assert claims.judge(claim((1.8, 2.6), exact=True), Effects([2.2], [""])).verdict == SUPPORTED
+    assert claims.judge(claim((1.8, 2.6), exact=True), Effects([2.2, 3.0], ["", ""])).verdict == UNDECIDED
+    assert claims.judge(claim((1.8, 2.6)), Effects([2.2], [""])).verdict == UNDECIDED
+
+
+def test_the_interval_is_students():
+    values = [1.0, 2.0, 4.0, 4.5, 6.0]
+    mean, low, high = claims.interval(values)
+    from scipy import stats  # the oracle; it comes with scikit-learn
+
+    expected = stats.t.interval(0.95, 4, np.mean(values), stats.sem(values))
+    assert mean == 3.5 and (low, high) == pytest.approx(expected, abs=0.01)
+    assert all(t == pytest.approx(stats.t.ppf(0.975, i + 1), abs=0.006) for i, t in enumerate(claims._T))
+
+
+def test_differences_pair_seeds_and_take_the_best_member_of_each_hub(records: Records):
+    found = queries.difference(records, "top1_accuracy", HP, BEST)
+    assert found.values == [4.0] * 6  # 88 against 80 + 2 * 2, for two hubs and three seeds
+    assert queries.difference(records, "top1_accuracy", HP, BEST, homogeneous=True).values == [4.0] * 3
+    assert queries.difference(records, "top1_accuracy", HP, TUNED, lower=True).values == [-6.0] * 6
+    assert "digits from digits-zoo, seed 0" in found.cases
+
+
+def test_options_that_differ_make_another_side(store: ResultStore, tmp_path: Path):
+    own = ResultStore(tmp_path, store.write_root)
+    for spec in grid("cls", "digits", "digits-zoo", "hub_pathway", "mini", 2, top_k=1):
+        made = synthetic.result(spec)
+        made.metrics["test"]["top1_accuracy"] -= 3
+        own.save(made)
+    one = {"method": "hub_pathway", "options": {"top_k": 1}}
+    assert queries.difference(Records(own, "mini"), "top1_accuracy", one, HP).values == [-3.0, -3.0]
+
+
+def test_what_lacks_records_says_which(records: Records):
+    assert (
+        queries.difference(records, "top1_accuracy", {"method": "model_soups"}, HP).lacks == "no record of model_soups"
+    )
+    assert queries.difference(records, "nme", HP, BEST).lacks == "no record of hub_pathway or finetune"
+    assert (
+        "hub_pathway (top_k=1)"
+        in queries.difference(records, "top1_accuracy", {"method": "hub_pathway", "options": {"top_k": 1}}, HP).lacks
+    )
+
+
+def test_ratios_compare_costs_and_count_members(records: Records):
+    assert queries.ratio(records, "gmacs", HP, TUNED, homogeneous=True).values == pytest.approx([1.0] * 3)
+    found = queries.ratio(records, "params_m", HP, TUNED, times_members=True)
+    assert found.values == pytest.approx([1 / 3] * 6)
+
+
+def with_tables(tmp_path: Path, change: Callable[[Result], None]) -> Records:
+    store = ResultStore(tmp_path)
+    for spec in grid("cls", "digits", "digits-zoo", "finetune,zoo_tuning,hub_pathway", "mini"):
+        made = synthetic.result(spec)
+        change(made)
+        store.save(made)
+    return Records(store, "mini")
+
+
+def test_weight_quality_counts_only_samples_that_some_member_gets_right(tmp_path: Path):
+    def change(result: Result) -> None:
+        label = np.array([0, 0, 1, 1])
+        frame = pd.DataFrame({"index": range(4), "label": label, "prediction": label, "confidence": 0.5})
+        right = {"rotation": [1, 1, 0, 0], "jigsaw": [0, 1, 1, 0], "corruption": [0, 0, 0, 0]}
+        if result.spec.member:
+            frame["prediction"] = np.where(np.array(right[result.spec.member]) == 1, label, 9)
+        if result.spec.method == "hub_pathway":
+            weights = [[0.8, 0.1, 0.1], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1]]
+            frame[["weight:rotation", "weight:jigsaw", "weight:corruption"]] = weights
+        result._tables["samples"] = None if result.spec.method == "zoo_tuning" else frame
+
+    found = queries.weight_quality(with_tables(tmp_path, change), HP, TUNED)
+    # images 0 to 2 have a right member; the heaviest one is right on 0 and 2; a random one on 1/3, 2/3 and 1/3
+    assert found.values == pytest.approx([100 * (2 / 3 - 4 / 9)] * 3)
+
+
+def test_rank_agreement_is_kendalls_tau_of_gates_and_single_accuracy(tmp_path: Path):
+    def change(result: Result) -> None:
+        if result.spec.method == "zoo_tuning":
+            result._tables["samples"] = pd.DataFrame({"label": [0], "gates:a": [[0.9, 0.5, 0.1]]})
+
+    records = with_tables(tmp_path, change)
+    found = queries.rank_agreement(records, {"method": "zoo_tuning"}, "strength", TUNED)
+    assert found.values == [-1.0] * 3  # single accuracy rises along the hub, the gates fall
+
+
+def test_curves_give_the_time_to_a_share_of_the_best_and_the_last_value(tmp_path: Path):
+    def change(result: Result) -> None:
+        steps = (0.5, 0.97, 1.0) if result.spec.method == "hub_pathway" else (0.96, 0.99, 1.0)
+        rows = [(i, "val", "top1_accuracy", 90 * v) for i, v in zip((10, 20, 30), steps, strict=True)]
+        rows += [(30, "val", "entropy", 1.0 if result.spec.method == "hub_pathway" else 0.25)]
+        result._tables["curves"] = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
+
+    records = with_tables(tmp_path, change)
+    assert queries.time_to_share(records, "top1_accuracy", HP, {"method": "zoo_tuning"}).values == [2.0] * 3
+    assert queries.last_of_curve(records, "entropy", HP, {"method": "zoo_tuning"}).values == [0.75] * 3
+
+
+def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_store(store: ResultStore, tmp_path: Path):
+    found = {v.claim.id: v for v in claims.verdicts(store, "mini")}
+    assert found["hub-pathway-beats-every-single"].verdict == SUPPORTED
+    assert found["hub-pathway-costs-two-models"].verdict == CONTRADICTED  # all cost the same here
+    assert found["atari-zoo-tuning-beats-scratch"].verdict == NOT_RUN
+    board = claims.table(list(found.values()))
+    assert board["effect here [95 %]"][0] == "+4.0 points of accuracy [4.0, 4.0]" and len(board) == len(claims.claims())
+    none = claims.verdicts(ResultStore(tmp_path), "lab")
+    assert claims.counts(none) == {SUPPORTED: 0, CONTRADICTED: 0, UNDECIDED: 0, NOT_RUN: len(none)}
+
+
+def test_the_command_prints_verdicts_and_refuses_unknown_names(store: ResultStore, monkeypatch, capsys):
+    monkeypatch.setenv("ZOOLIB_RECORDS", str(store.write_root))
+    assert main(["claims", "--only", "hub-pathway-beats-every-single"]) == 0
+    out = capsys.readouterr().out
+    assert "supported" in out and "+4.000 digits from digits-zoo, seed 0" in out and "paper: 85.63 against 83.41" in out
+    assert main(["claims", "--only", "hub-pathway-beats"]) == 1
+    assert "unknown claim" in capsys.readouterr().err
+    assert main(["claims", "--profile", "huge"]) == 1
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("kind: difference", "kind: diffrence", "did you mean 'difference'"),
+    ("wanted:", "wishes:", "wanted: Field required"),
+    ("homogeneous: true", "homogenous: true", "unknown part of the query"),
+    ("{metric: top1_accuracy, left", "{left", "missing a required argument: 'metric'"),
+])  # fmt: skip
+def test_a_wrong_claim_is_refused_by_name(tmp_path: Path, monkeypatch, old: str, new: str, words: str):
+    text = (claims.shared("reference") / "claims.yaml").read_text()
+    (tmp_path / "claims.yaml").write_text(text.replace(old, new, 1))
+    monkeypatch.setattr(claims, "shared", lambda name: tmp_path)
+    claims.claims.cache_clear()
+    with pytest.raises(ZoolibError, match="hub-pathway-beats-every-single") as error:
+        claims.claims()
+    assert words in str(error.value)
+    claims.claims.cache_clear()

@@ -1,0 +1,143 @@
+"""Stamps, the page of records, the landing page, and the check of external links."""
+
+from __future__ import annotations
+
+import copy
+import http.server
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+import yaml
+
+from zoolib import landing, stamps, widgets, workflow
+from zoolib.grid import grid
+from zoolib.results import ResultStore
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import check_links  # noqa: E402
+
+SUMMARY = ("profile: mini · seeds: 0, 1 · runs: 6 (6 recomputed here) · commit: abc1234 · machine: Test CPU · "
+           "data: embedded · date: 2026-11-21 · code: 0123")  # fmt: skip
+
+
+def code(source: str, *outputs: dict[str, str], tags: tuple[str, ...] = ()) -> dict[str, Any]:
+    shown = [{"output_type": "display_data", "data": data, "metadata": {}} for data in outputs]
+    return {"cell_type": "code", "id": "x", "metadata": {"tags": list(tags)}, "source": source, "outputs": shown}
+
+
+def notebook(*cells: dict[str, Any]) -> dict[str, Any]:
+    given = {"dataset": "digits", "hub": "my hub.yaml"}
+    return {"cells": list(cells), "metadata": {"papermill": {"parameters": given}}}
+
+
+FIGURE = code("routes.routing_flow(samples, 2)", {"image/svg+xml": "<svg/>"})
+TABLE = code(
+    "Markdown(tables.markdown(tables.costs(frame)))", {"text/markdown": "| a | b |\n| --- | ---: |\n| 1 | 2 |"}
+)
+END = code("Markdown(tables.summary(records))", {"text/markdown": SUMMARY})
+
+
+def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_and_function():
+    print_only = code("widgets.picture(explorer)", {"image/svg+xml": "<svg/>"}, tags=("static-picture",))
+    content = notebook(FIGURE, TABLE, print_only, END)
+    before = copy.deepcopy(content)
+    cells = stamps.stamped(content, "cls-digits")["cells"]
+    assert content == before
+    kinds = [cell["cell_type"] for cell in cells]
+    assert kinds == ["code", "markdown", "code", "markdown", "code", "code", "markdown"]
+    first, second = cells[1]["source"], cells[3]["source"]
+    assert "profile mini · seeds 0, 1 · n = 6 runs · commit abc1234 · Test CPU · 2026-11-21" in first
+    assert "[records](../records.md)" in first and "<zoolib.routes.routing_flow>" in first
+    assert "{py:func}`table <zoolib.tables.costs>`" in second
+    assert len({cell["id"] for cell in cells if cell["cell_type"] == "markdown"}) == 3
+
+
+def test_a_page_of_several_summaries_points_to_them():
+    other = code("Markdown(tables.summary(more))", {"text/markdown": SUMMARY.replace("mini", "lab")})
+    assert "see *Provenance* below" in stamps.stamped(notebook(FIGURE, END, other), "lab")["cells"][1]["source"]
+
+
+def test_the_command_at_the_end_is_the_one_that_makes_the_page():
+    text = stamps.stamped(notebook(END), "explore-digits-zoo")["cells"][-1]["source"]
+    assert "python -m zoolib run explore -p dataset digits -p hub 'my hub.yaml'\n" in text
+    assert "python -m zoolib run lab\n" in stamps.run_yourself({"metadata": {}}, "lab")
+
+
+def test_the_page_of_records_lists_every_run_with_its_number(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    specs = synthetic.fill(store, "digits", "digits-zoo", "finetune,hub_pathway")
+    text = stamps.records_page(store)
+    assert all(f"`{spec.run_id}`" in text for spec in specs)
+    assert "## digits from digits-zoo, mini" in text and "top1_accuracy 89.00" in text
+    assert "There is no record yet" in stamps.records_page(ResultStore(tmp_path / "none"))
+
+
+def test_the_landing_page_shows_means_and_a_widget_or_says_not_run(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    assert "not run" in landing.fragment(store)
+    synthetic.fill(store, "digits", "digits-zoo", "scratch,finetune,hub_pathway")
+    spec = grid("cls", "digits", "digits-zoo", "hub_pathway", "mini", 1)[0]
+    made = synthetic.result(spec)
+    columns: dict[str, Any] = {"index": made.samples["index"].to_numpy(), "label": made.samples["label"].to_numpy()}
+    for name in ("member:rotation", "member:jigsaw", "member:corruption", "k:1", "k:2", "k:3"):
+        columns[f"top:{name}"] = [np.array([1, 2], np.int32)] * len(made.samples)
+        columns[f"probability:{name}"] = [np.array([0.75, 0.25], np.float16)] * len(made.samples)
+    made._tables["outputs"] = pd.DataFrame(columns)
+    store.save(made)
+    page = landing.fragment(store, 10)
+    assert "From scratch <b>51.0 %</b>, best single model <b>85.0 %</b>, Hub-Pathway <b>89.0 %</b>" in page
+    assert (
+        'id="zw-landing"' in page and page.count("data:image/png") == 10 and "@" not in page.split("<script")[0][-50:]
+    )
+
+
+def test_a_standalone_widget_cannot_end_its_own_script():
+    table = pd.DataFrame({"a": ["</script><b>"]}, index=pd.Index(["x"], name="n"))
+    page = landing.standalone(widgets.table_explorer(table, {}, {}))
+    assert page.count("</script>") == 1 and "<\\/script>" in page
+
+
+def test_the_books_of_every_profile_have_their_explorers_and_the_claims():
+    for name in ("smoke", "mini"):
+        pages = workflow.pages(name)
+        assert {"explore-digits-digits-zoo", "gating-digits-digits-zoo", "walkthrough", "claims"} <= set(pages)
+        assert "gating-digits-imagenet-lite" not in pages  # no Zoo-Tuning on a hub of several architectures
+    assert workflow.pages("lab")["claims"] == {"profiles": "lab,mini,paper"}
+
+
+def test_the_deployment_builds_with_make_and_checks_external_links_apart():
+    jobs = yaml.safe_load((ROOT / ".github/workflows/book.yml").read_text())["jobs"]
+    assert "make book PROFILE=mini" in [step.get("run") for step in jobs["build"]["steps"]]
+    assert jobs["links"]["continue-on-error"] and jobs["publish"]["needs"] == "build"
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response({"/here": 200, "/shy": 403}.get(self.path, 404))
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_addresses_that_do_not_answer_are_named_with_their_page(server: str, tmp_path: Path, capsys):
+    links = "".join(f'<a href="{server}/{name}#top">x</a>' for name in ("here", "shy", "gone"))
+    (tmp_path / "page.html").write_text(links + '<a href="other.html">inside</a>')
+    assert check_links.main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert f"{server}/gone: 404" in out and "(on page.html)" in out and "3 addresses, 1 do not answer" in out

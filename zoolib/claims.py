@@ -1,0 +1,192 @@
+"""The papers' checkable claims, each tested against the records: supported, not supported, inconclusive or not run.
+
+reference/claims.yaml names for each claim its source, the published numbers, the query on the records and the range
+that the effect has to lie in. The verdict is about the 95 % interval of the mean effect over all cases (datasets, hubs,
+seeds): inside the range, the claim is supported; outside, it is not; astride a limit, or from fewer than three cases,
+the records decide nothing. No torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoolib import reference
+from zoolib.paths import shared
+from zoolib.queries import HUB_FILTERS, KINDS, Effects, Records
+from zoolib.results import ResultStore
+from zoolib.spec import ZoolibError, profile, unknown
+
+SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
+VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
+MINIMUM = 3  # cases
+# Student's t at 97.5 % for 1 to 30 degrees of freedom; beyond, 2.04 is the larger and so the safer value
+_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
+      2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04)  # fmt: skip
+
+
+class Published(BaseModel):
+    """Rows of reference/paper_results.csv that state a claim in numbers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    table: str
+    column: str
+    metric: str
+    left: str
+    right: tuple[str, ...] = ()  # the best of them stands against the left one
+
+
+class Claim(BaseModel):
+    """One claim of a paper, and how the records test it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    claim: str
+    source: str
+    paper: Published | str  # rows of the published numbers, or words where a figure or a sentence states no number
+    kind: str
+    query: dict[str, Any]
+    wanted: tuple[float | None, float | None]  # the range of the effect in which the claim holds; null is no limit
+    effect: str  # what the number is, with its unit
+    exact: bool = False  # the effect is computed, not measured: it has no spread, and one case is enough
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the records of a profile say of a claim."""
+
+    claim: Claim
+    verdict: str
+    effects: Effects
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+@functools.cache
+def claims() -> tuple[Claim, ...]:
+    """Every claim of reference/claims.yaml. Raises ZoolibError naming the claim and the field that is wrong."""
+    path = shared("reference") / "claims.yaml"
+    found = []
+    try:
+        entries = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ZoolibError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
+    for entry in entries:
+        try:
+            claim = Claim.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ZoolibError(f"{path}: claim {entry.get('id', '?')!r}: {where}: {first['msg']}") from None
+        if claim.kind not in KINDS:
+            raise unknown(f"query of claim {claim.id!r}", claim.kind, KINDS)
+        try:
+            bound = inspect.signature(KINDS[claim.kind]).bind(None, **claim.query)
+        except TypeError as error:
+            raise ZoolibError(f"{path}: claim {claim.id!r}: query: {error}; see zoolib.queries.{claim.kind}") from None
+        for name in set(bound.arguments.get("hubs", {})) - set(HUB_FILTERS):
+            raise unknown(f"part of the query of claim {claim.id!r}", name, {*bound.arguments, *HUB_FILTERS} - {"hubs"})
+        found.append(claim)
+    names = [claim.id for claim in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ZoolibError(f"{path}: two claims are called {twice[0]!r}; rename one")
+    return tuple(found)
+
+
+def paper_number(claim: Claim) -> str:
+    """What the paper reports, such as `85.63 against 83.41`; its words where it gives no number."""
+    paper = claim.paper
+    if isinstance(paper, str):
+        return paper
+    rows = reference.published(paper.table, column=paper.column, metric=paper.metric)
+    values = {str(name): float(value) for name, value in zip(rows["method"], rows["value"], strict=True)}
+    for name in (paper.left, *paper.right):
+        if name not in values:
+            raise unknown(f"method of {paper.table} in claim {claim.id!r}", name, values)
+    best = min if rows["better"].iloc[0] == "lower" else max
+    left = f"{values[paper.left]:g}"
+    return f"{left} against {best(values[name] for name in paper.right):g}" if paper.right else left
+
+
+def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float, float]:
+    """Mean and 95 % interval (Student's t) of the effects; without a spread for exact ones, open for a single one."""
+    data = np.asarray(values, float)
+    mean = float(data.mean())
+    if exact:
+        return mean, float(data.min()), float(data.max())
+    if len(data) < 2:
+        return mean, -math.inf, math.inf
+    half = _T[min(len(data) - 2, len(_T) - 1)] * float(data.std(ddof=1)) / math.sqrt(len(data))
+    return mean, mean - half, mean + half
+
+
+def judge(claim: Claim, effects: Effects) -> Verdict:
+    """The rule: the interval inside the wanted range, outside it, or neither."""
+    values = [value for value in effects.values if math.isfinite(value)]
+    if not values:
+        return Verdict(claim, NOT_RUN, effects)
+    mean, low, high = interval(values, claim.exact)
+    least = -math.inf if claim.wanted[0] is None else claim.wanted[0]
+    most = math.inf if claim.wanted[1] is None else claim.wanted[1]
+    if len(values) < MINIMUM and not claim.exact:
+        word = UNDECIDED
+    elif low >= least and high <= most and not (low == high == 0 and 0 in (least, most)):
+        word = SUPPORTED
+    elif high < least or low > most:
+        word = CONTRADICTED
+    else:
+        word = UNDECIDED
+    return Verdict(claim, word, effects, mean, low, high)
+
+
+def verdicts(store: ResultStore, profile_name: str) -> list[Verdict]:
+    """Every claim against the records of a profile. Raises ZoolibError for an unknown profile."""
+    records = Records(store, profile(profile_name).name)
+    return [judge(claim, KINDS[claim.kind](records, **claim.query)) for claim in claims()]
+
+
+def table(found: Sequence[Verdict]) -> pd.DataFrame:
+    """The scoreboard as a reader sees it: claim, verdict, effect and interval, cases, the paper's number, source."""
+    rows = [
+        {
+            "claim": v.claim.claim,
+            "verdict": v.verdict,
+            "effect here [95 %]": effect_text(v),
+            "cases": str(len(v.effects.values)) if v.effects.values else "",
+            "paper": paper_number(v.claim),
+            "source": v.claim.source,
+        }
+        for v in found
+    ]
+    return pd.DataFrame(rows)
+
+
+def effect_text(verdict: Verdict) -> str:
+    """`+2.2 points [0.4, 4.0]`, or why there is none."""
+    if verdict.verdict == NOT_RUN:
+        return verdict.effects.lacks
+    digits = 1 if "points" in verdict.claim.effect else 2
+    sign = "" if "times" in verdict.claim.effect else "+"
+    shown = f"{verdict.mean:{sign}.{digits}f}"
+    ends = f" [{verdict.low:.{digits}f}, {verdict.high:.{digits}f}]" if math.isfinite(verdict.low) else " [one case]"
+    return f"{shown} {verdict.claim.effect}{ends}"
+
+
+def counts(found: Sequence[Verdict]) -> dict[str, int]:
+    """How many claims got each verdict."""
+    return {word: sum(v.verdict == word for v in found) for word in VERDICTS}
+
+
+def headline(found: Sequence[Verdict]) -> str:
+    """The counts in words, such as `7 supported, 2 not supported, 5 inconclusive, 20 not run`."""
+    return ", ".join(f"{count} {word}" for word, count in counts(found).items())

@@ -1,0 +1,249 @@
+"""Your own hub and your own images, from Python: rank the models, tune, look, export, predict. No manifest is needed.
+
+For runs that are recorded, resumed and compared over seeds, describe hub and dataset in a YAML file each instead (the
+book's pages "Add a hub" and "Add a dataset").
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor, nn
+
+from zoolib import recipe, runtime
+from zoolib.data import embedded, loaders
+from zoolib.data.loaders import Dataset, Images
+from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Sizes
+from zoolib.hub import HubModel, architecture, build, last_linear
+from zoolib.layers.pathway import PathwayGenerator, top_k_mask
+from zoolib.method import Method
+from zoolib.methods.hubpathway import HubPathway
+from zoolib.methods.single import Single
+from zoolib.spec import Settings, ZoolibError
+from zoolib.tasks import Classification
+from zoolib.train import Machine, fit
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+SETTINGS = Settings(image_size=64, decode_size=64, batch_size=32, iterations=60, milestones=(40,), crop="shift",
+                    test_crops=1, val_fraction=0.2, eval_every=20, precision="float32")  # fmt: skip
+
+
+def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubManifest:
+    """A hub of timm models by name.
+
+    `weights`, for all or by name: "timm" (downloaded by timm once, then cached), "package:MODULE", "file:PATH" or
+    "random". Raises ZoolibError for an unknown architecture.
+    """
+    members = []
+    for name in names:
+        network = architecture(f"timm:{name}")
+        source = weights if isinstance(weights, str) else weights.get(name, "timm")
+        parent, attribute = last_linear(network)
+        config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
+        members.append(
+            MemberManifest(
+                name=name.replace(".", "_").lower(), title=name, architecture=f"timm:{name}",
+                weights="random" if source == "timm" else source, pretraining="timm" if source == "timm" else source,
+                num_features=getattr(parent, attribute).in_features, mean=config["mean"], std=config["std"],
+                input_size=config["input_size"][-1], fixed_input=bool(config.get("fixed_input_size")),
+                licence=str(config.get("license") or "see timm"),
+            )
+        )  # fmt: skip
+    same = len({member.architecture for member in members}) == 1
+    return HubManifest(name="own-hub", title="Your hub", description="from Python", homogeneous=same, members=members)
+
+
+def models(own: HubManifest) -> list[HubModel]:
+    """The members of a hub from `hub`, freshly built with their weights."""
+    return [_timm(member) if member.pretraining == "timm" else build(member) for member in own.members]
+
+
+def _timm(member: MemberManifest) -> HubModel:
+    import timm
+
+    name = member.architecture.removeprefix("timm:")
+    try:
+        return HubModel(member, timm.create_model(name, pretrained=True, num_classes=0))
+    except Exception as error:  # the network, the hub client and timm each raise their own
+        raise ZoolibError(
+            f"timm cannot load the weights of {name} ({str(error).splitlines()[0]}); connect once, or name weights "
+            "that are here: package:MODULE, file:PATH or random"
+        ) from None
+
+
+def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 0.25) -> Dataset:
+    """A folder of class folders of images as a dataset, split into train, val and test within each class.
+
+    The split depends on the files' contents alone, so that adding files moves no other one. Raises ZoolibError for
+    fewer than two classes, a class of fewer than four images, or a file that is no image.
+    """
+    classes = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        raise ZoolibError(
+            f"{path} holds {len(classes)} folders; make one folder of images for each of two or more classes"
+        )
+    parts: dict[str, tuple[list[np.ndarray], list[int]]] = {"train": ([], []), "test": ([], [])}
+    for label, name in enumerate(classes):
+        files = [file for file in (Path(path) / name).iterdir() if file.suffix.lower() in _SUFFIXES]
+        if len(files) < 4:
+            raise ZoolibError(f"{Path(path) / name} holds {len(files)} images; a class needs at least four")
+        files.sort(key=lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
+        held = max(1, round(test_share * len(files)))
+        for split, chosen in (("test", files[:held]), ("train", files[held:])):
+            parts[split][0].extend(read_image(file, settings.decode_size) for file in chosen)
+            parts[split][1].extend([label] * len(chosen))
+    train, test = (_images(*parts[split], classes) for split in ("train", "test"))
+    sizes = Sizes(train=len(train.labels), test=len(test.labels))
+    manifest = DatasetManifest(
+        name="own-images", title=Path(path).name, task="cls", source="canonical", description="a folder of images",
+        num_classes=len(classes), sizes=sizes, protocol="split by content within each class", flip=False,
+        licence="yours", citation="none", homepage="",
+    )  # fmt: skip
+    rows = loaders.split_rows(train.labels, settings) | {"test": np.arange(len(test.labels))}
+    return Dataset(manifest, train, test, rows, "own")
+
+
+def _images(pixels: list[np.ndarray], labels: list[int], classes: list[str]) -> Images:
+    stacked = np.stack(pixels)
+    return Images(stacked, np.array(labels, np.int64), classes, hashlib.sha256(stacked.tobytes()).hexdigest())
+
+
+def read_image(path: Path | str, side: int = SETTINGS.decode_size) -> np.ndarray:
+    """An image file as (side, side, 3) uint8. Raises ZoolibError for a file that is no image."""
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+    except (UnidentifiedImageError, OSError) as error:
+        raise ZoolibError(f"{path}: not a readable image ({error}); remove it or save it again") from None
+
+
+def write_folder(dataset: str, path: Path | str, per_class: int = 30) -> Path:
+    """Write images of an embedded dataset as a folder of class folders, to try the rest with; the folder."""
+    images, labels, names = embedded.load(dataset, "train")
+    for label, name in enumerate(names):
+        target = Path(path) / name
+        target.mkdir(parents=True, exist_ok=True)
+        for row in np.flatnonzero(labels == label)[:per_class]:
+            Image.fromarray(images[row]).save(target / f"{row}.png")
+    return Path(path)
+
+
+@torch.no_grad()
+def rank(own: HubManifest, data: Dataset, settings: Settings = SETTINGS) -> pd.DataFrame:
+    """Every model's LogME on the training images, the most promising first, before any training; higher is better."""
+    from zoolib.transferability import logme
+
+    scores = []
+    for member, model in zip(own.members, models(own), strict=True):
+        parts, labels = [], []
+        for views, target in loaders.eval_batches(data, "train", settings):
+            parts.append(model.eval()(views[0]).float())
+            labels.append(target)
+        score = logme(torch.cat(parts).numpy(), torch.cat(labels).numpy()).score
+        scores.append({"model": member.title, "LogME": float(score)})
+    return pd.DataFrame(scores).sort_values("LogME", ascending=False, ignore_index=True)
+
+
+@dataclass
+class Tuned:
+    """A method after training on your images."""
+
+    method: Method
+    data: Dataset
+    settings: Settings
+    outcome: recipe.Outcome
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy on the test images, in percent."""
+        return self.outcome.metrics["test"]["top1_accuracy"]
+
+    @torch.no_grad()
+    def predict(self, image: np.ndarray) -> tuple[str, float]:
+        """The class of an image (H, W, 3) uint8 and its probability."""
+        best = self.method.eval()(self._batch(image)).prediction.softmax(-1)[0].max(0)
+        return self.data.train.classes[int(best.indices)], float(best.values)
+
+    @torch.no_grad()
+    def explain(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """What `PathwayExplorer.attach` wants of an image: weights, and the answers of each member and each k."""
+        batch = self._batch(image)
+        output, named = self.method.eval()(batch), self.method.alternatives(batch)
+        weights = zip(self.method.recorded["weight"], output.aux["weight"][0], strict=True)
+        answer = {f"weight:{name}": np.array([float(weight)]) for name, weight in weights}
+        for name, logits in named.items():
+            best = logits.softmax(-1).topk(min(3, logits.shape[-1]))
+            answer |= {f"top:{name}": best.indices.numpy(), f"probability:{name}": best.values.numpy()}
+        return answer
+
+    def _batch(self, image: np.ndarray) -> Tensor:
+        side = self.settings.image_size
+        square = np.asarray(Image.fromarray(image).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        return torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def tune(
+    own: HubManifest, data: Dataset, model: str = "", k: int = 2, settings: Settings = SETTINGS, seed: int = 0
+) -> Tuned:
+    """Fine-tune one model of the hub (`model`, its name), or all of them by Hub-Pathway when none is named."""
+    runtime.seed_everything(seed)
+    task = Classification(data.manifest.num_classes)
+    members = models(own)
+    method: Method
+    if model:
+        own.member(model.replace(".", "_").lower())  # refuses an unknown one
+        method = Single(next(m for m in members if m.name == model.replace(".", "_").lower()), task)
+    else:
+        method = HubPathway(members, task, PathwayGenerator(len(members), 16, 32), min(k, len(members)))
+    machine = Machine(torch.device("cpu"), "float32")
+    fit(method, data, task, settings, seed, machine)
+    return Tuned(method, data, settings, recipe.score(method, data, task, settings, machine))
+
+
+# Export ---------------------------------------------------------------------------------------------------------------
+
+
+class Router(nn.Module):
+    """Hub-Pathway without data-dependent control flow, for export: all members run, and inactive ones count zero."""
+
+    def __init__(self, method: HubPathway) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, C), pathway weights (B, m)."""
+        weights = self.method.generator(x)
+        active = top_k_mask(weights, self.method.top_k)
+        logits = torch.stack([member(x) for member in self.method.members], 1)
+        return self.method._join(weights, active, logits), weights
+
+
+def export(tuned: Tuned, folder: Path | str) -> dict[str, Path]:
+    """Save `router.pt2` (the whole hub) and `path-<member>.pt2` (each single path) by torch.export; name -> file.
+
+    Each takes images (B, 3, S, S) in [0, 1] of the size that it was tuned at. Raises ZoolibError for a method other
+    than Hub-Pathway.
+    """
+    method = tuned.method
+    if not isinstance(method, HubPathway):
+        raise ZoolibError("only a hub has paths to export; tune without naming a model")
+    parts: dict[str, nn.Module] = {"router": Router(method)}
+    named = zip(method.recorded["weight"], method.members, strict=True)
+    parts |= {f"path-{name}": member for name, member in named}
+    example = torch.rand(2, 3, tuned.settings.image_size, tuned.settings.image_size)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    files = {}
+    for name, module in parts.items():
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},), strict=False)
+        files[name] = Path(folder) / f"{name}.pt2"
+        torch.export.save(program, files[name])
+    return files

@@ -1,0 +1,274 @@
+"""What the claims ask of the records: each query returns effects, one a case (a dataset, a hub and a seed). No torch.
+
+A side of a comparison is `{method, member, options}`: `member` is "best" (highest mean test value of the metric, chosen
+against the claim), "mean" (over members) or "" for methods of the whole hub; `options` are those that differ from the
+profile's own. Hubs with random weights are left out unless a query says `random_hubs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zoolib import routes
+from zoolib.data import manifests
+from zoolib.methods import METHODS
+from zoolib.results import Result, ResultStore
+from zoolib.spec import PROFILES, RunSpec
+
+Side = Mapping[str, Any]
+Case = tuple[str, str, int]  # dataset, hub, seed
+HUB_FILTERS = ("homogeneous", "random_hubs")
+
+
+@dataclass
+class Effects:
+    """What a query found: one number a case, or what it lacks."""
+
+    values: list[float] = field(default_factory=list)
+    cases: list[str] = field(default_factory=list)
+    lacks: str = ""
+
+
+@dataclass
+class Records:
+    """The records of one profile, read once for all claims."""
+
+    store: ResultStore
+    profile: str
+
+    def __post_init__(self) -> None:
+        self.all: list[Result] = self.store.records(profile=self.profile)
+
+    def of(self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False) -> list[Result]:
+        """The records of one side of a comparison, on hubs of the wanted kind."""
+        found = []
+        for result in self.all:
+            spec = result.spec
+            if spec.method == side["method"] and _has_options(spec, side.get("options", {}), self.profile):
+                hub = manifests.hubs().get(spec.hub)
+                pretrained = hub is not None and all(member.weights != "random" for member in hub.members)
+                alike = homogeneous is None or (hub is not None and hub.homogeneous == homogeneous)
+                if alike and (pretrained or random_hubs):
+                    found.append(result)
+        return found
+
+
+def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> bool:
+    card = METHODS.get(spec.method)
+    defaults = {**(card.options if card else {}), **PROFILES[profile].options.get(spec.method, {})}
+    return dict(spec.options) == {**defaults, **changed}
+
+
+def _case(spec: RunSpec) -> Case:
+    return spec.dataset, spec.hub, spec.seed
+
+
+def _value(result: Result, metric: str) -> float | None:
+    for split in ("test", "cost", "train", "val"):
+        if (value := result.metrics.get(split, {}).get(metric)) is not None:
+            return float(value)
+    return None
+
+
+def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -> dict[Case, float]:
+    """The value of a side in each case; members are reduced as the side says."""
+    values = [(r.spec, _value(r, metric)) for r in records.of(side, **hubs)]
+    rows = [(*_case(spec), spec.member, value) for spec, value in values if value is not None]
+    frame = pd.DataFrame(rows, columns=["dataset", "hub", "seed", "member", "value"])
+    if side.get("member") == "best" and len(frame):
+        members = frame.groupby(["dataset", "hub", "member"])["value"].mean().reset_index()
+        best = members.loc[members.groupby(["dataset", "hub"])["value"].agg("idxmin" if lower else "idxmax")]
+        frame = frame.merge(best[["dataset", "hub", "member"]], on=["dataset", "hub", "member"])
+    means = frame.groupby(["dataset", "hub", "seed"])["value"].mean().reset_index()
+    return {(str(d), str(h), int(s)): float(v) for d, h, s, v in means.itertuples(index=False)}
+
+
+def _pairs(
+    left: Mapping[Case, float], right: Mapping[Case, float], of: Callable[[float, float], float], names: Sequence[str]
+) -> Effects:
+    if missing := [name for name, side in zip(names, (left, right), strict=True) if not side]:
+        return Effects(lacks=f"no record of {' or '.join(dict.fromkeys(missing))}")
+    both = [case for case in left if case in right]
+    if not both:
+        return Effects(lacks=f"no dataset, hub and seed with records of both {names[0]} and {names[1]}")
+    return Effects([of(left[case], right[case]) for case in both], [_words(case) for case in both])
+
+
+def _words(case: Case) -> str:
+    return f"{case[0]} from {case[1]}, seed {case[2]}"
+
+
+def _name(side: Side) -> str:
+    changed = ", ".join(f"{name}={value}" for name, value in side.get("options", {}).items())
+    return side["method"] + (f" ({changed})" if changed else "")
+
+
+# Queries --------------------------------------------------------------------------------------------------------------
+
+
+def difference(records: Records, metric: str, left: Side, right: Side, lower: bool = False, **hubs: Any) -> Effects:
+    """By how much the left side is better than the right one, seed by seed; `lower` where less is better."""
+    sign = -1 if lower else 1
+    ours, theirs = (_side(records, side, metric, lower, **hubs) for side in (left, right))
+    return _pairs(ours, theirs, lambda a, b: sign * (a - b), [_name(left), _name(right)])
+
+
+def ratio(records: Records, metric: str, left: Side, right: Side, times_members: bool = False, **hubs: Any) -> Effects:
+    """The left side's value over the right one's; `times_members` multiplies the right one by the size of the hub."""
+    over, under = (_side(records, side, metric, True, **hubs) for side in (left, right))
+    if times_members:
+        under = {case: value * len(manifests.hub(case[1]).members) for case, value in under.items()}
+    return _pairs(over, under, lambda a, b: a / b, [_name(left), _name(right)])
+
+
+def last_of_curve(records: Records, term: str, left: Side, right: Side, **hubs: Any) -> Effects:
+    """The difference of a validation term at the end of training."""
+    sides = []
+    for side in (left, right):
+        found = {}
+        for result in records.of(side, **hubs):
+            curve = _curve(result, term)
+            if len(curve):
+                found[_case(result.spec)] = float(curve.iloc[-1])
+        sides.append(found)
+    return _pairs(sides[0], sides[1], lambda a, b: a - b, [f"{_name(side)} with {term}" for side in (left, right)])
+
+
+def _curve(result: Result, term: str) -> pd.Series[float]:
+    if result.curves is None:
+        return pd.Series(dtype=float)
+    chosen = result.curves[(result.curves["split"] == "val") & (result.curves["term"] == term)]
+    return chosen.set_index("iteration")["value"].sort_index()
+
+
+def time_to_share(
+    records: Records, term: str, left: Side, right: Side, share: float = 0.95, lower: bool = False, **hubs: Any
+) -> Effects:
+    """The ratio of iterations that each side needs to come within `share` of its own best validation value.
+
+    For errors (`lower`) that is the best value divided by `share`. Several members are averaged.
+    """
+    sides = []
+    for side in (left, right):
+        found: dict[Case, list[float]] = {}
+        for result in records.of(side, **hubs):
+            curve = _curve(result, term)
+            if len(curve) > 1:
+                reached = curve <= curve.min() / share if lower else curve >= curve.max() * share
+                found.setdefault(_case(result.spec), []).append(
+                    float(curve.index.to_numpy()[reached.to_numpy().argmax()])
+                )
+        sides.append({case: float(np.mean(values)) for case, values in found.items()})
+    return _pairs(sides[0], sides[1], lambda a, b: a / b, [f"{_name(side)} with a curve" for side in (left, right)])
+
+
+def weight_quality(records: Records, left: Side, right: Side, **hubs: Any) -> Effects:
+    """Hub-Pathway figure 3(b): of samples that some fine-tuned member gets right, the share that the member with the
+    highest pathway weight gets right, less the share that a member at random does; in points."""
+    tuned: dict[Case, dict[str, Result]] = {}
+    for result in records.of(right, **hubs):
+        tuned.setdefault(_case(result.spec), {})[result.spec.member] = result
+    values, cases = [], []
+    for routed in records.of(left, **hubs):
+        members = tuned.get(_case(routed.spec), {})
+        if routed.samples is None:
+            continue
+        weights = routes.weights_of(routed.samples).set_axis(routed.samples["index"])
+        if set(weights.columns) != set(members) or any(r.samples is None for r in members.values()):
+            continue
+        right_ones = pd.DataFrame({n: _correct(members[n]) for n in weights.columns}).loc[weights.index]
+        some = right_ones.any(axis=1).to_numpy()
+        top = right_ones.to_numpy()[np.arange(len(weights)), weights.to_numpy().argmax(1)]
+        if some.any():
+            values.append(100 * float(top[some].mean() - right_ones.to_numpy()[some].mean()))
+            cases.append(_words(_case(routed.spec)))
+    lacks = "" if values else f"no dataset, hub and seed with samples of {_name(left)} and of every {_name(right)}"
+    return Effects(values, cases, lacks)
+
+
+def _correct(result: Result) -> pd.Series[bool]:
+    assert result.samples is not None
+    frame = result.samples.set_index("index")
+    return frame["label"] == frame["prediction"]
+
+
+def _strengths(result: Result) -> np.ndarray | None:
+    """What a run gives each member in the mean over its test images: pathway weights or gates, (m,)."""
+    if result.samples is None:
+        return None
+    if any(str(name).startswith("weight:") for name in result.samples):
+        return np.asarray(routes.weights_of(result.samples).to_numpy().mean(0))
+    return np.asarray(routes.gates_of(result.samples)[0].mean((0, 1)))
+
+
+def rank_agreement(
+    records: Records, left: Side, metric: str, right: Side, right_metric: str = "", **hubs: Any
+) -> Effects:
+    """Kendall's tau over the members of a hub: of what the left side gives each, and of the right side's metric.
+
+    The left side is one run for each member with `metric`, or (metric "strength") one run of the whole hub, whose mean
+    gates or weights are taken. One that is run for one seed alone serves all. Hubs of two members say nothing.
+    """
+    scores: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for result in records.of(left, **hubs):
+        spec, names = result.spec, [member.name for member in manifests.hub(result.spec.hub).members]
+        found = scores.setdefault((spec.dataset, spec.hub), {}).setdefault(spec.seed, {})
+        if metric == "strength":
+            strength = _strengths(result)
+            found |= {} if strength is None else dict(zip(names, strength.tolist(), strict=True))
+        elif (value := _value(result, metric)) is not None:
+            found[spec.member] = value
+    values, cases = [], []
+    theirs: dict[Case, dict[str, float]] = {}
+    for result in records.of(right, **hubs):
+        if (value := _value(result, right_metric or "top1_accuracy")) is not None:
+            theirs.setdefault(_case(result.spec), {})[result.spec.member] = value
+    for case, accuracy in theirs.items():
+        seeds = scores.get(case[:2], {})
+        ours = seeds.get(case[2]) or (next(iter(seeds.values())) if len(seeds) == 1 else {})
+        shared = [name for name in accuracy if name in ours]
+        if len(shared) > 2:
+            values.append(_tau([ours[n] for n in shared], [accuracy[n] for n in shared]))
+            cases.append(_words(case))
+    return Effects(values, cases, "" if values else f"no hub with records of {_name(left)} and of every {_name(right)}")
+
+
+def _tau(x: Sequence[float], y: Sequence[float]) -> float:
+    pairs = [np.sign(x[i] - x[j]) * np.sign(y[i] - y[j]) for i, j in combinations(range(len(x)), 2)]
+    return float(np.mean(pairs))
+
+
+def weights_between_datasets(records: Records, left: Side, **hubs: Any) -> Effects:
+    """For each hub and pair of datasets: how far apart their mean pathway weights are (total variation, 0 to 1), less
+    how far apart the seeds of one dataset are in the mean."""
+    means: dict[str, dict[str, list[np.ndarray]]] = {}
+    for result in records.of(left, **hubs):
+        if (strength := _strengths(result)) is not None:
+            means.setdefault(result.spec.hub, {}).setdefault(result.spec.dataset, []).append(strength)
+    values, cases = [], []
+    for hub, sets in means.items():
+        for a, b in combinations(sets, 2):
+            apart = np.mean([_variation(x, y) for x in sets[a] for y in sets[b]])
+            within = [_variation(x, y) for name in (a, b) for x, y in combinations(sets[name], 2)]
+            if within:
+                values.append(float(apart - np.mean(within)))
+                cases.append(f"{a} and {b} from {hub}")
+    return Effects(values, cases, "" if values else f"no hub with {_name(left)} on two datasets and two seeds")
+
+
+def _variation(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.abs(x - y).sum() / 2)
+
+
+KINDS: dict[str, Callable[..., Effects]] = {
+    query.__name__: query
+    for query in (
+        difference, ratio, last_of_curve, time_to_share, weight_quality, rank_agreement, weights_between_datasets,
+    )
+}  # fmt: skip
