@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoolib import runtime
+from zoolib import games, runtime
 from zoolib.data import manifests
 from zoolib.grid import grid, needed
 from zoolib.methods import method
@@ -35,6 +35,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     Raises ZoolibError for absent data or weights, a method that does not fit the hub, a loss that is not finite, a
     full disk.
     """
+    if spec.task == games.TASK:
+        return _run_game(spec, store, report)
     from zoolib.data import loaders
     from zoolib.hub import Hub
     from zoolib.recipe import Context, save_logits
@@ -60,6 +62,21 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     save_logits(work_dir(spec), outcome.logits, code)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
+    return store.save(
+        Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
+    )
+
+
+def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
+    from zoolib.rl import runs
+
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    runtime.keep_freed_memory()
+    data, code = runs.data_sha256(spec), runtime.code_fingerprint()
+    progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
+    outcome = runs.run(spec, work_dir(spec), progress)
+    provenance = _provenance("float32", started, time.perf_counter() - clock, code)
+    provenance |= {"data_sha256": data, "compiled": outcome.compiled}
     return store.save(
         Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
     )
