@@ -1,4 +1,4 @@
-"""The one training loop for control: act, store, learn, evaluate; stopped anywhere, it goes on as if it had not been."""
+"""The one training loop for control: act, store, learn, evaluate; stopped, it goes on as if it had not been."""
 
 from __future__ import annotations
 
