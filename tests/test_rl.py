@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, project
-from zoolib.rl.encoders import Plain
+from zoolib.rl.encoders import Aggregated, Convolutions, KnowledgeFlow, Pathways, Plain, RouteGenerator
 from zoolib.rl.replay import Batch, Replay, SumTree
 from zoolib.spec import ControlSettings, ZoolibError
 
@@ -327,3 +327,128 @@ def test_settings_that_cannot_run_are_refused_in_one_line() -> None:
         with pytest.raises(ZoolibError) as caught:
             small(**changes)
         assert "\n" not in str(caught.value)
+
+
+# Methods in the encoder slot ------------------------------------------------------------------------------------------
+
+OBSERVATIONS = torch.rand(6, 4, 84, 84, generator=torch.Generator().manual_seed(0))
+
+
+def sources(count: int = 2) -> list[Convolutions]:
+    torch.manual_seed(3)
+    return [Convolutions() for _ in range(count)]
+
+
+def test_zoo_tuning_convolves_each_observation_with_its_gated_sum_of_aligned_kernels() -> None:
+    given = sources()
+    encoder = Aggregated(given, ["a", "b"])
+    for layer in ("conv1", "conv2"):
+        torch.nn.init.normal_(getattr(encoder.convolutions, layer).alignment, std=0.2)
+    features, aux = encoder(OBSERVATIONS)
+    for b, x in enumerate(OBSERVATIONS):
+        x = x[None]
+        for row, layer in enumerate(("conv1", "conv2")):
+            aggregated = getattr(encoder.convolutions, layer)
+            gates = aggregated.gate(x.mean((2, 3)))[0]
+            torch.testing.assert_close(aux["gates"][b, row], gates.detach())
+            kernel, bias = 0, 0
+            for i, source in enumerate(given):
+                conv = getattr(source, layer)
+                kernel = kernel + gates[i] * torch.einsum("op,pikl->oikl", aggregated.alignment[i], conv.weight)
+                bias = bias + gates[i] * conv.bias
+            x = torch.nn.functional.conv2d(x, kernel, bias, 5).relu()
+        torch.testing.assert_close(features[b], x.flatten(), atol=1e-5, rtol=1e-4)
+    shown = encoder.shown(aux)
+    assert list(shown) == ["gate:conv1:a", "gate:conv1:b", "gate:conv2:a", "gate:conv2:b"]
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_hub_pathway_passes_each_observation_through_its_top_k_sources_alone(top_k: int) -> None:
+    given = sources(3)
+    encoder = Pathways(given, ["a", "b", "c"], top_k=top_k).eval()
+    torch.nn.init.normal_(encoder.generator.preference[-1].weight, std=2.0)
+    calls = []
+    for index, source in enumerate(given):
+        source.register_forward_hook(lambda _, args, out, index=index: calls.append((index, len(args[0]))))
+    features, aux = encoder(OBSERVATIONS)
+    assert sum(rows for _, rows in calls) == top_k * len(OBSERVATIONS)
+    weights = encoder.generator.preference(OBSERVATIONS).softmax(-1)
+    for b in range(len(OBSERVATIONS)):
+        order = weights[b].argsort(descending=True)[:top_k].tolist()
+        oracle = sum(weights[b, i] * given[i](OBSERVATIONS[b : b + 1]).flatten() for i in order)
+        torch.testing.assert_close(features[b], oracle, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(aux["weight"], weights)
+
+
+def test_masked_and_routed_computation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Pathways(sources(), ["a", "b"]).eval()
+    routed, _ = encoder(OBSERVATIONS)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    masked, _ = encoder(OBSERVATIONS)
+    torch.testing.assert_close(routed, masked)
+
+
+def test_explore_reaches_only_the_generator_and_exploit_never_generator_or_aggregator() -> None:
+    torch.manual_seed(0)
+    encoder = Pathways(sources(), ["a", "b"], top_k=1).train()
+    _, aux = encoder(OBSERVATIONS)
+    terms = encoder.penalties(aux, lambda features: features.square().sum(-1), torch.tensor(0.5))
+    for term, reached in (("explore", {"generator"}), ("exploit", {"sources"})):
+        gradients = torch.autograd.grad(terms[term], list(encoder.parameters()), retain_graph=True, allow_unused=True)
+        named = zip(dict(encoder.named_parameters()), gradients, strict=True)
+        assert {name.split(".")[0] for name, g in named if g is not None and g.any()} == reached
+    mean = aux["weight"].detach().mean(0)
+    assert terms["explore"].item() == pytest.approx(0.3 * float((mean * mean.log()).sum()), rel=1e-5)
+    naive = sum(
+        encoder.sources[i](OBSERVATIONS[b : b + 1]).square().sum()
+        for b in range(6) for i in range(2) if aux["active"][b, i]
+    )  # fmt: skip
+    torch.testing.assert_close(terms["exploit"], naive / 6, atol=1e-4, rtol=1e-4)
+
+
+def test_pathway_noise_is_there_in_training_alone() -> None:
+    torch.manual_seed(0)
+    generator = RouteGenerator(2, 4)
+    logits = generator.preference(OBSERVATIONS)
+    torch.testing.assert_close(generator.eval()(OBSERVATIONS), logits.softmax(-1))
+    torch.manual_seed(1)
+    noisy = generator.train()(OBSERVATIONS)
+    torch.manual_seed(1)
+    noise = torch.randn(6, 2) * torch.nn.functional.softplus(generator.noise(OBSERVATIONS))
+    torch.testing.assert_close(noisy, (logits + noise).softmax(-1))
+
+
+def test_knowledge_flow_mixes_frozen_sources_in_and_ends_as_the_student_alone() -> None:
+    given = sources()
+    encoder = KnowledgeFlow(given, ["a", "b"])
+    features, aux = encoder(OBSERVATIONS)
+    hidden = [f(OBSERVATIONS).relu() for f in (encoder.student.conv1, given[0].conv1, given[1].conv1)]
+    mixed = encoder.student.conv2(sum(hidden) / 3).relu()
+    oracle = (mixed + given[0].conv2(hidden[1]).relu() + given[1].conv2(hidden[2]).relu()) / 3
+    torch.testing.assert_close(features, oracle.flatten(1))
+    (penalty,) = encoder.penalties(aux, lambda f: f, torch.tensor(0.5)).values()
+    assert penalty.item() == pytest.approx(0.1 * 0.5 * 2 * math.log(3), rel=1e-5)
+    (features.sum() + penalty).backward()
+    assert all(p.grad is None for source in given for p in source.parameters())
+    assert encoder.student.conv1.weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        encoder.logits[:, 0] = 50.0
+    torch.testing.assert_close(encoder(OBSERVATIONS)[0], encoder.student(OBSERVATIONS).flatten(1))
+
+
+def test_a_k_beyond_the_sources_is_refused() -> None:
+    with pytest.raises(ZoolibError, match="top_k is 3; use 1 to 2"):
+        Pathways(sources(), ["a", "b"], top_k=3)
+
+
+@pytest.mark.parametrize("kind", [Aggregated, Pathways, KnowledgeFlow])
+def test_every_slot_learns_in_the_agent(kind: type) -> None:
+    given = sources()
+    torch.manual_seed(0)  # with which no gate starts dead: that of conv1 has two hidden units
+    network = Network(kind(given, ["a", "b"]), DuelingHead(5, 51, 16, 0.1))
+    agent = Agent(network, small(), torch.device("cpu"), compiled=False)
+    before = [p.detach().clone() for p in agent.trained]
+    agent.act(a_batch(5).observation[0])
+    agent.learn(a_batch(5), 0.5)
+    still = [tuple(p.shape) for p, old in zip(agent.trained, before, strict=True) if torch.equal(p, old)]
+    assert not still, f"these parameters did not move: {still}"

@@ -80,6 +80,31 @@ METHODS: dict[str, MethodCard] = {
             "baseline of both papers",
             per_member=True,
         ),
+        MethodCard(
+            "knowledge_flow",
+            "Knowledge Flow",
+            "zoolib.rl.slots:knowledge_flow",
+            "a new network that mixes the frozen sources' layers into its own, and is weaned from them",
+            "Liu, Peng and Schwing (ICLR 2019); baseline of both papers",
+            options={"dependency_weight": 0.1},
+        ),
+        MethodCard(
+            "zoo_tuning",
+            "Zoo-Tuning",
+            "zoolib.rl.slots:zoo_tuning",
+            "both convolutions are gated sums of the sources' aligned kernels, one gate an observation and layer",
+            "Zoo-Tuning (ICML 2021)",
+            homogeneous=True,
+            options={"alignment": "all"},
+        ),
+        MethodCard(
+            "hub_pathway",
+            "Hub-Pathway",
+            "zoolib.rl.slots:hub_pathway",
+            "a generator routes each observation through the k source encoders it weighs highest",
+            "Hub-Pathway (NeurIPS 2022)",
+            options={"top_k": 1, "explore_weight": 0.3, "generator_width": 8},
+        ),
     )
 }
 
