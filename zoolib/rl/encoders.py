@@ -63,7 +63,7 @@ class Aggregated(Encoder):
 
     def __init__(self, sources: Sequence[Convolutions], names: Sequence[str], alignment: str = "all") -> None:
         super().__init__()
-        self.convolutions = surgery.aggregate(sources, alignment)
+        self.convolutions = surgery.aggregate(sources, alignment, strategy="stacked")
         self.names = list(names)
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
