@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 
+from zoolib import games
 from zoolib import workflow as plan
 from zoolib.data import manifests
 from zoolib.grid import needed
@@ -20,6 +21,8 @@ def record(spec):
 
 
 def data_files(spec):
+    if spec.task != "cls":
+        return []
     manifest = manifests.dataset(spec.dataset)
     folder = manifests.find(manifest) if manifest.source == "canonical" else None
     return [folder / "train.parquet", folder / "test.parquet"] if folder else []
@@ -32,9 +35,10 @@ def inputs(wildcards):
 
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
-    here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen.get("dataset"), chosen.get("hub"))]
-    committed = [] if here else sorted(Path("results").rglob("*.json"))
     name = wildcards.page.split("-")[0]
+    of = (chosen.get("game"), games.HUB) if "game" in chosen else (chosen.get("dataset"), chosen.get("hub"))
+    here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == of]
+    committed = [] if here and "game" not in chosen else sorted(Path("results").rglob("*.json"))
     return [f"notebooks/{name}.ipynb", "reference/paper_results.csv", *VIEWS, *committed, *map(record, here)]
 
 

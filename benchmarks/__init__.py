@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -50,7 +51,10 @@ def interleaved(steps: Mapping[str, Step], repeats: int, seconds: float) -> dict
 def table(rows: list[Row]) -> str:
     """The rows as aligned text."""
     cells = [("what", "measured", "limit", "verdict")]
-    cells += [(row.what, f"{row.measured:.2f}", f"{row.limit:.2f}", row.verdict) for row in rows]
+    cells += [
+        (row.what, f"{row.measured:.2f}", "" if math.isnan(row.limit) else f"{row.limit:.2f}", row.verdict)
+        for row in rows
+    ]
     widths = [max(len(line[column]) for line in cells) for column in range(4)]
     lines = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}".rstrip() for a, b, c, d in cells]
     return "\n".join([lines[0], "-" * (sum(widths) + 6), *lines[1:]])

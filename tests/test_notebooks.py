@@ -20,6 +20,12 @@ from zoolib.results import ResultStore
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
     "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"all"', "profile": '"mini"', "seeds": "0"},
+    "atari": {
+        "game": '"jamesbond"',
+        "methods": '"random,scratch,zoo_tuning,hub_pathway"',
+        "profile": '"mini"',
+        "seeds": "0",
+    },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
 }
 

@@ -160,7 +160,7 @@ def test_replay_returns_what_a_walk_through_whole_episodes_gives(steps: int, cap
     seen = set()
     for _ in range(60):
         batch = replay.sample(16, beta=0.5)
-        for row, index in enumerate(batch.index):
+        for row, index in enumerate(batch.place):
             step = next(s for s in range(steps - 1, -1, -1) if s % capacity == index)
             seen.add(step)
             reward, discount = history.transition(step) or (math.nan, math.nan)
@@ -190,11 +190,11 @@ def test_sampling_frequencies_are_priority_to_the_exponent_over_the_sum() -> Non
     losses = np.linspace(0.1, 5, len(drawable))
     replay.update(drawable, losses)
     expected = losses**0.5 / (losses**0.5).sum()
-    draws = np.concatenate([replay.sample(1, 0.4).index for _ in range(6000)])  # one stretch: independent draws
+    draws = np.concatenate([replay.sample(1, 0.4).place for _ in range(6000)])  # one stretch: independent draws
     counts = np.array([(draws == index).sum() for index in drawable])
     assert counts.sum() == 6000
     assert stats.chisquare(counts, 6000 * expected).pvalue > 0.01
-    stratified = np.concatenate([replay.sample(32, 0.4).index for _ in range(400)])
+    stratified = np.concatenate([replay.sample(32, 0.4).place for _ in range(400)])
     share = np.array([(stratified == index).mean() for index in drawable])
     np.testing.assert_allclose(share, expected, atol=0.01)
 
@@ -207,7 +207,7 @@ def test_importance_weights_are_the_inverse_probability_to_beta_over_the_largest
     replay.update(drawable, losses)
     chance = dict(zip(drawable, losses**0.5 / (losses**0.5).sum(), strict=True))
     batch = replay.sample(8, beta)
-    naive = [(1 / (len(drawable) * chance[index])) ** beta for index in batch.index]
+    naive = [(1 / (len(drawable) * chance[index])) ** beta for index in batch.place]
     np.testing.assert_allclose(batch.weight, np.array(naive) / max(naive), rtol=1e-5)
 
 
@@ -219,10 +219,10 @@ def test_full_correction_makes_the_weighted_mean_of_prioritised_draws_the_plain_
     mean = np.mean([value[i] for i in drawable])
     draws = [replay.sample(32, 1.0) for _ in range(1500)]
     probability = replay.tree.get(np.arange(100)) / replay.tree.total
-    weighted = np.mean([np.mean(value[b.index] / (len(drawable) * probability[b.index])) for b in draws])
+    weighted = np.mean([np.mean(value[b.place] / (len(drawable) * probability[b.place])) for b in draws])
     assert weighted == pytest.approx(mean, abs=0.02)
     one = draws[0]  # the batch's weights are those, up to the batch's largest
-    ratio = one.weight * probability[one.index]
+    ratio = one.weight * probability[one.place]
     np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
 
 

@@ -61,7 +61,7 @@ def test_every_profile_has_a_plan_and_each_run_stands_in_it_once():
 
 
 def test_the_core_of_mini_covers_every_method():
-    assert {spec.method for spec in planned("mini")} == set(METHODS)
+    assert {spec.method for spec in planned("mini") if spec.task == "cls"} == set(METHODS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoolib import __version__, notebooks
+from zoolib import __version__, games, notebooks
 from zoolib.data import manifests
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
@@ -32,6 +32,8 @@ def _list(args: argparse.Namespace) -> None:
         "datasets": {name: item.title for name, item in manifests.datasets().items()},
         "hubs": {name: f"{item.title} ({len(item.members)} models)" for name, item in manifests.hubs().items()},
         "methods": {name: item.summary for name, item in METHODS.items()},
+        "games": {name: item.title for name, item in games.GAMES.items()},
+        "game methods": {name: item.summary for name, item in games.METHODS.items()},
         "profiles": {name: item.description for name, item in PROFILES.items()},
         "notebooks": {
             name: ", ".join(f"{key}={value!r}" for key, value in notebooks.defaults(path).items())
@@ -65,7 +67,7 @@ def _run(args: argparse.Namespace) -> None:
     chosen = notebooks.parameters(args.notebook, _given(args.parameters))
     specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
     todo = experiment.missing(specs, store)
-    for name in {spec.dataset for spec in todo}:
+    for name in {spec.dataset for spec in todo if spec.task == "cls"}:
         if manifests.dataset(name).source == "canonical":
             manifests.find(manifests.dataset(name))  # say that data are absent before torch is loaded
     if todo:
@@ -133,6 +135,8 @@ def _html(args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    if args.hub == games.HUB:
+        return _pretrain_policies()
     from zoolib.pretrain import pretrain, require
 
     require(args.hub)
@@ -147,6 +151,17 @@ def _pretrain(args: argparse.Namespace) -> None:
 
         for note in pretrain(args.hub, progress=progress):
             print(f"{note['member']}: {note['pretext_accuracy']:.1f} % on its pretext, chance {note['chance']:.1f} %")
+
+
+def _pretrain_policies() -> None:
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+    from zoolib.rl import sources
+
+    specs = sources.specs()
+    experiment.complete(specs, ResultStore.default())
+    for note in sources.ship(specs, ResultStore.default(), experiment.work_dir):
+        print(f"{note['game']}: score {note['score']:.0f}, random {note['random_score']:.0f}")
 
 
 def _adopt(args: argparse.Namespace) -> None:
@@ -189,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
     workflow.add_argument("--cores", type=int, default=0, help="parallel jobs, one thread each (default: all cores)")
     command("record", _record, "compute one run specification").add_argument("spec", help="a JSON file")
     command("html", _html, "build the static book").add_argument("notebooks", nargs="*", help="executed notebooks")
-    command("pretrain", _pretrain, "make the packaged zoo again").add_argument("hub", help="digits-zoo")
+    command("pretrain", _pretrain, "make the packaged zoo again").add_argument("hub", help=f"digits-zoo, {games.HUB}")
     adopt = command("adopt", _adopt, "copy a profile's recomputed records to results/, to be committed")
     adopt.add_argument("profile", help=", ".join(PROFILES))
     return top

@@ -14,7 +14,7 @@ from zoolib.grid import grid, needed
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.results import Result, ResultStore
-from zoolib.spec import RunSpec
+from zoolib.spec import RunSpec, ZoolibError
 
 if TYPE_CHECKING:
     from zoolib.recipe import Logits, Outcome
@@ -68,11 +68,11 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
 
 
 def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
-    from zoolib.rl import runs
+    from zoolib.rl import envs, runs
 
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     runtime.keep_freed_memory()
-    data, code = runs.data_sha256(spec), runtime.code_fingerprint()
+    data, code = envs.data_sha256(spec), runtime.code_fingerprint()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     outcome = runs.run(spec, work_dir(spec), progress)
     provenance = _provenance("float32", started, time.perf_counter() - clock, code)
@@ -116,9 +116,27 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
 
 def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
     """The runs without a valid record: none at all, or one computed here with other code or from other files."""
-    specs, code = list(specs), runtime.code_fingerprint()
-    data = {name: manifests.data_sha256(manifests.dataset(name)) for name in {spec.dataset for spec in specs}}
-    return [spec for spec in specs if not store.has(spec, code, data[spec.dataset])]
+    code = runtime.code_fingerprint()
+    checksums: dict[tuple[str, str, bool], Any] = {}
+    lacking = []
+    for spec in specs:
+        key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
+        checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
+        if not store.has(spec, code, checksums[key]):
+            lacking.append(spec)
+    return lacking
+
+
+def _data_sha256(spec: RunSpec) -> Any:
+    """The checksum of what a run reads; None where a game's files are not at hand to be compared."""
+    if spec.task != games.TASK:
+        return manifests.data_sha256(manifests.dataset(spec.dataset))
+    from zoolib.rl import envs
+
+    try:
+        return envs.data_sha256(spec)
+    except (ZoolibError, OSError):
+        return None
 
 
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:

@@ -30,6 +30,7 @@ METHOD_COLOURS = {
     "zoo_tuning": "#D55E00",
     "lite_zoo_tuning": "#E69F00",
     "hub_pathway": "#009E73",
+    "knowledge_flow": "#CC79A7",
 }
 MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
@@ -57,13 +58,15 @@ _WIDTH = 7.0  # inches
 P = ParamSpec("P")
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A figure function drawn in the book's style."""
+
     @wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return wrapped
 
 
 def method_colour(method: str) -> str:
@@ -86,7 +89,7 @@ def _single(frame: pd.DataFrame, *names: str) -> None:
             raise ZoolibError(f"a figure shows one {name}, not {', '.join(frame[name].unique())}; filter the frame")
 
 
-@_styled
+@styled
 def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float | None = None) -> Figure:
     """Test accuracy of every method: a dot for each seed, a bar for their mean, a line for chance (percent).
 
@@ -132,7 +135,7 @@ def _room(values: np.ndarray, chance: float | None) -> tuple[float, float]:
     return low, values.max() + 0.09 * (values.max() - low) + 0.1
 
 
-@_styled
+@styled
 def training_curves(curves: pd.DataFrame) -> Figure:
     """Validation accuracy and every recorded loss term over training: the mean over seeds, in a band from min to max.
 
@@ -193,7 +196,7 @@ def _weights(samples: pd.DataFrame) -> pd.DataFrame:
     return found.rename(columns=lambda name: str(name).removeprefix("weight:"))
 
 
-@_styled
+@styled
 def pathway_weights(
     samples: pd.DataFrame, classes: Sequence[str] | None = None, titles: Sequence[str] | None = None
 ) -> Figure:
@@ -235,7 +238,7 @@ def pathway_weights(
     return figure
 
 
-@_styled
+@styled
 def gating_heatmap(samples: pd.DataFrame, titles: Sequence[str] | None = None) -> Figure:
     """Zoo-Tuning's mean gate of every member in every layer, from the input (top) to the output.
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from zoolib.methods import MethodCard
-from zoolib.spec import ControlSettings, unknown
+from zoolib.paths import packaged_weights
+from zoolib.spec import ControlSettings, RunSpec, ZoolibError, unknown
 
 TASK = "atari"
 HUB = "atari-policies"
@@ -48,7 +51,7 @@ PROFILES: dict[str, tuple[int, ControlSettings]] = {
     ),
     "mini": (
         1,
-        ControlSettings(steps=2_000, replay_start=400, eval_every=1_000, eval_episodes=3, max_frames=4_000),
+        ControlSettings(steps=600, replay_start=300, eval_every=300, eval_episodes=2, max_frames=4_000),
     ),
     "lab": (1, ControlSettings()),
     "paper": (5, ControlSettings()),
@@ -65,6 +68,13 @@ def game(name: str) -> Game:
 METHODS: dict[str, MethodCard] = {
     card.name: card
     for card in (
+        MethodCard(
+            "random",
+            "Random play",
+            "",
+            "uniformly random actions: what learning has to beat",
+            "yardstick of the benchmark",
+        ),
         MethodCard(
             "scratch",
             "From scratch",
@@ -114,3 +124,47 @@ def method(name: str) -> MethodCard:
     if name not in METHODS:
         raise unknown("method for Atari games", name, METHODS)
     return METHODS[name]
+
+
+def source_packaged() -> bool:
+    """Whether the source policies lie in the package, which every method but `scratch` needs."""
+    return all(packaged_weights(f"atari/{name}.safetensors").is_file() for name in SOURCES)
+
+
+def possible(methods: str) -> str:
+    """Those of the named methods that need no source, where the source policies are not packaged; else all."""
+    if source_packaged():
+        return methods
+    names = [card.name for card in _chosen(methods) if card.name in ("random", "scratch")]
+    return ",".join(names)
+
+
+def _chosen(methods: str | Iterable[str]) -> list[MethodCard]:
+    names = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
+    if names == ["all"]:
+        return list(METHODS.values())
+    cards = [method(name) for name in dict.fromkeys(name for name in names if name)]
+    if not cards:
+        raise ZoolibError("no method was named; use 'all' or some of: " + ", ".join(METHODS))
+    return cards
+
+
+def grid(
+    name: str, methods: str | Iterable[str], profile: str, seeds: Iterable[int], options: Mapping[str, Any]
+) -> list[RunSpec]:
+    """Every run of (game, methods, profile, seeds), seed by seed.
+
+    Raises ZoolibError for an unknown game, method, profile or option.
+    """
+    known = {option for card in METHODS.values() for option in card.options}
+    for option in options:
+        if option not in known:
+            raise unknown("method option", option, known)
+    settings, specs = PROFILES[profile][1], []
+    for seed in seeds:
+        for card in _chosen(methods):
+            changed = {k: v for k, v in options.items() if k in card.options}
+            values = tuple(sorted({**card.options, **changed}.items()))
+            for member in SOURCES if card.per_member else ("",):
+                specs.append(RunSpec(TASK, game(name).name, HUB, card.name, member, seed, profile, settings, values))
+    return specs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from zoolib import games
 from zoolib.data import manifests
 from zoolib.data.manifests import HubManifest
 from zoolib.methods import METHODS, MethodCard, method
@@ -27,6 +28,18 @@ ALL: dict[str, tuple[tuple[str, str, str], ...]] = {
     "mini": CORE["mini"],
     "lab": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
     "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
+}
+
+#: the same for Atari: (game, methods); what needs a source policy waits until it is packaged
+GAMES_CORE: dict[str, tuple[tuple[str, str], ...]] = {
+    "smoke": (("jamesbond", "all"),),
+    "mini": (("jamesbond", "random,scratch,zoo_tuning,hub_pathway"),),
+    "lab": (),
+    "paper": (),
+}
+GAMES_ALL: dict[str, tuple[tuple[str, str], ...]] = {
+    **GAMES_CORE,
+    **dict.fromkeys(("lab", "paper"), tuple((game, "all") for game in games.TARGETS)),
 }
 
 
@@ -55,7 +68,7 @@ def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[Metho
     return cards
 
 
-def _seeds(seeds: int | Iterable[int], profile: Profile) -> list[int]:
+def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     if isinstance(seeds, bool) or not isinstance(seeds, int | Iterable) or isinstance(seeds, str):
         raise ZoolibError(
             f"seeds is {seeds!r}; use a count such as 3, a list such as [0, 1, 2], or 0 for the profile's"
@@ -63,7 +76,7 @@ def _seeds(seeds: int | Iterable[int], profile: Profile) -> list[int]:
     if isinstance(seeds, int):
         if seeds < 0:
             raise ZoolibError(f"seeds is {seeds}; use a count such as 3, or 0 for the profile's")
-        return list(range(seeds or profile.seeds))
+        return list(range(seeds or planned))
     chosen = list(seeds)
     if not chosen or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in chosen):
         raise ZoolibError(f"seeds is {chosen!r}; use whole numbers from 0")
@@ -89,8 +102,11 @@ def grid(
     `options` (such as top_k=1) change the options of the methods that have them. Raises ZoolibError for an unknown or
     unfitting name or value, before anything is computed.
     """
+    if task == games.TASK:
+        planned_seeds = games.PROFILES[profile(profile_name).name][0]
+        return games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
     if task != "cls":
-        raise unknown("task", task, ["cls"])
+        raise unknown("task", task, ["cls", games.TASK])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
     known = {name for card in METHODS.values() for name in card.options}
     for name in options:
@@ -98,7 +114,7 @@ def grid(
             raise unknown("method option", name, known)
     settings = chosen_profile.resolve(data.name)
     specs = []
-    for seed in _seeds(seeds, chosen_profile):
+    for seed in _seeds(seeds, chosen_profile.seeds):
         for card in choose_methods(methods, models):
             members = [member.name for member in models.members] if card.per_member else [""]
             values = _options(card, chosen_profile, options)
@@ -108,6 +124,8 @@ def grid(
 
 def needed(spec: RunSpec) -> list[RunSpec]:
     """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed."""
+    if spec.task == games.TASK:
+        return []
     needs = METHODS[spec.method].needs
     return grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed]) if needs else []
 
@@ -116,5 +134,7 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     """The specifications of a profile's core (what the book computes) or of all its records, needed runs included."""
     table = {"core": CORE, "all": ALL}[which][profile(profile_name).name]
     specs = [spec for dataset, hub, methods in table for spec in grid("cls", dataset, hub, methods, profile_name)]
+    for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][profile_name]:
+        specs += grid(games.TASK, game, games.HUB, games.possible(methods), profile_name)
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     return list(dict.fromkeys(everything))

@@ -241,7 +241,7 @@ class RunSpec:
     member: str  # the hub member for per-member methods (finetune), else ""
     seed: int
     profile: str
-    settings: Settings | ControlSettings
+    settings: Any  # Settings; ControlSettings where the task is atari
     options: Options = ()
 
     @property

@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import runtime
+from zoolib import games, runtime
 from zoolib.files import atomic
-from zoolib.grid import CORE, RESNET50, planned
+from zoolib.grid import CORE, GAMES_CORE, RESNET50, planned
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
 
@@ -42,6 +42,9 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
         for dataset, hub, methods in CORE[profile_name]
     }
+    short = profile_name if GAMES_CORE[profile_name] else "smoke"  # the page's own runs; its long ones are committed
+    for game, methods in GAMES_CORE[short]:
+        core[f"atari-{game}"] = {"game": game, "methods": games.possible(methods), "profile": short}
     return core | COMMITTED_PAGES
 
 

@@ -53,10 +53,10 @@ class AdaAggConv2d(nn.Module):
         weights: kernels of the m models, (m, O, I/groups, kh, kw); the parameter `weight` keeps them as (m, O, K).
         biases: (m, O) or None.
         padding: zeros on both sides, or "valid", or "same" (output size ceil(input / stride), any stride).
-        strategy: "auto" picks by shape; "grouped", "unfold" and "matmul" (1x1 kernels only) force one way to compute, and
-            so does "stacked" (one group only): all m kernels on every sample, then the gated sum of the m outputs. It
-            takes m times the operations of a plain convolution and never writes a sample's kernel down, which is the
-            fastest way where m is small and maps are, too.
+        strategy: "auto" picks by shape; "grouped", "unfold", "matmul" (1x1 kernels only) and "stacked" (one group
+            only) force one way to compute. Stacked is all m kernels on every sample, then the gated sum of m outputs: m
+            times the operations of a plain convolution, but no sample's kernel is written down, which is the fastest
+            way where m and the maps are small.
         recompute: rebuild the per-sample kernels in the backward pass instead of keeping them (less memory, more time).
 
     Raises ZoolibError for an unknown strategy or padding; ValueError for shapes that do not fit.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoolib.spec import ZoolibError
+from zoolib.paths import packaged_weights
+from zoolib.spec import RunSpec, ZoolibError
 
 FRAME = 84  # pixels; side of the square that the agent sees
 HISTORY = 4  # frames in one observation
@@ -40,6 +42,18 @@ def rom(game: str) -> Path:
 def rom_sha256(game: str) -> str:
     """The checksum of the ROM that a run plays. Raises ZoolibError as `rom`."""
     return hashlib.sha256(rom(game).read_bytes()).hexdigest()
+
+
+def data_sha256(spec: RunSpec) -> dict[str, str]:
+    """The files a run's numbers depend on beside the code: the ROM and the source policies.
+
+    Raises ZoolibError without ale-py or its ROM.
+    """
+    found = {"rom": rom_sha256(spec.dataset)}
+    if spec.method not in ("random", "scratch"):
+        notes = json.loads(packaged_weights("atari/provenance.json").read_text())
+        found |= {note["game"]: note["sha256"] for note in notes}
+    return found
 
 
 @functools.cache

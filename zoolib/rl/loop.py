@@ -69,7 +69,7 @@ class Training:
         mean = float(losses.mean())
         if not mean < float("inf"):
             raise ZoolibError(f"the loss is {mean} at step {step}; lower the learning rate ({settings.lr})")
-        self.replay.update(batch.index, losses)
+        self.replay.update(batch.place, losses)
         self.losses.append(mean)
         if step % settings.target_every == 0:
             self.agent.update_target()

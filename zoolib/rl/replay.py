@@ -45,7 +45,7 @@ class SumTree:
 class Batch(NamedTuple):
     """Transitions of n steps; all arrays start with the batch."""
 
-    index: np.ndarray  # (B,) where `update` puts the new priorities
+    place: np.ndarray  # (B,) where `update` puts the new priorities
     observation: np.ndarray  # (B, history, H, W) uint8
     action: np.ndarray  # (B,)
     reward: np.ndarray  # (B,) sum_k discount^k r_{t+k} up to the end of the episode

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from zoolib.files import atomic
 from zoolib.paths import packaged_weights
 from zoolib.rl.der import DuelingHead, Network
 from zoolib.rl.encoders import Convolutions
-from zoolib.rl.envs import Atari, rom_sha256
-from zoolib.rl.loop import Checkpoint, History, Progress, train
+from zoolib.rl.envs import Atari
+from zoolib.rl.loop import Checkpoint, History, Progress, random_scores, train
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
 
 STRIP = 12  # pictures of a recorded episode, up to twice as many
@@ -36,7 +36,7 @@ class Outcome:
 
     metrics: dict[str, dict[str, float]]
     curves: pd.DataFrame
-    samples: pd.DataFrame
+    samples: pd.DataFrame | None
     deviations: list[str] = field(default_factory=list)
     compiled: bool = False
 
@@ -84,8 +84,9 @@ def build(spec: RunSpec, settings: ControlSettings) -> tuple[Network, list[str]]
 
 def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> Outcome:
     """Compute one specification; its checkpoint and final policy lie in `work`."""
+    if spec.method == "random":
+        return _random(spec)
     settings = spec.settings
-    assert isinstance(settings, ControlSettings)
     runtime.seed_everything(spec.seed)
     device = runtime.device()
     network, deviations = build(spec, settings)
@@ -99,12 +100,31 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> Outcome:
     return Outcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled)
 
 
-def _metrics(spec: RunSpec, network: Network, history: History, device: torch.device) -> dict[str, dict[str, float]]:
-    game, steps = games.game(spec.dataset), spec.settings.iterations
-    scores = [value for step, split, term, value in history.curve if (step, split, term) == (steps, "eval", "score")]
+def _random(spec: RunSpec) -> Outcome:
+    """Random play in as many games as an evaluation has."""
+    settings = spec.settings
+    began = time.perf_counter()
+    scores = random_scores(spec.dataset, settings.eval_episodes, spec.seed, settings.max_noops, settings.max_frames)
+    rows = [(settings.steps, "eval", "score", score) for score in scores]
+    curves = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
+    cost = {"eval_seconds": time.perf_counter() - began}
+    return Outcome({"test": _test(spec.dataset, scores), "cost": cost}, curves, None)
+
+
+def _test(name: str, scores: list[float]) -> dict[str, float]:
+    """Mean and standard deviation (n - 1) over the games of one evaluation."""
     mean = statistics.fmean(scores)
-    test = {"score": mean, "human_normalised_score": game.human_normalised(mean), "episodes": float(len(scores))}
-    test["score_std"] = statistics.stdev(scores) if len(scores) > 1 else float("nan")
+    return {
+        "score": mean,
+        "human_normalised_score": games.game(name).human_normalised(mean),
+        "episodes": float(len(scores)),
+        "score_std": statistics.stdev(scores) if len(scores) > 1 else float("nan"),
+    }
+
+
+def _metrics(spec: RunSpec, network: Network, history: History, device: torch.device) -> dict[str, dict[str, float]]:
+    steps = spec.settings.steps
+    scores = [value for step, split, term, value in history.curve if (step, split, term) == (steps, "eval", "score")]
     cost = {
         "params_m": sum(p.numel() for p in network.parameters()) / 1e6,
         "trainable_params_m": sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6,
@@ -114,7 +134,7 @@ def _metrics(spec: RunSpec, network: Network, history: History, device: torch.de
         "eval_seconds": history.eval_seconds,
         "steps_per_second": steps / history.seconds,
     }
-    return {"test": test, "cost": cost}
+    return {"test": _test(spec.dataset, scores), "cost": cost}
 
 
 @torch.no_grad()
@@ -161,12 +181,3 @@ def _png(screen: np.ndarray) -> bytes:
     out = io.BytesIO()
     Image.fromarray(screen).quantize(64).save(out, "png", optimize=True)
     return out.getvalue()
-
-
-def data_sha256(spec: RunSpec) -> dict[str, str]:
-    """The files a run's numbers depend on beside the code: the ROM and the source policies."""
-    found = {"rom": rom_sha256(spec.dataset)}
-    if spec.method != "scratch":
-        note = json.loads(packaged_weights("atari/provenance.json").read_text())
-        found |= {entry["game"]: entry["sha256"] for entry in note}
-    return found
