@@ -10,6 +10,7 @@ import pandas as pd
 from zoolib import runtime
 from zoolib.data import manifests
 from zoolib.grid import grid
+from zoolib.methods import METHODS
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
 
@@ -34,10 +35,10 @@ def result(spec: RunSpec) -> Result:
     rows += [(i, "train", term, (2 + n) / i) for i in (1, 2, 4) for n, term in enumerate(terms)]
     labels = np.repeat(np.arange(classes), 4)
     samples = pd.DataFrame({"index": np.arange(len(labels)), "label": labels, "prediction": labels, "confidence": 0.75})
-    if spec.method == "hub_pathway":
+    if spec.method.startswith("hub_pathway"):
         raw = rng.random((len(labels), len(members))) + np.eye(len(members))[labels % len(members)]
         samples[[f"weight:{name}" for name in members]] = raw / raw.sum(1, keepdims=True)
-    if "zoo" in spec.method:
+    if spec.method in ("zoo_tuning", "lite_zoo_tuning"):
         for i, layer in enumerate(LAYERS):
             samples[f"gates:{layer}"] = list(np.clip(0.2 * i + 0.1 * rng.random((len(labels), len(members))), 0, 1))
     metrics = {
@@ -59,13 +60,15 @@ def result(spec: RunSpec) -> Result:
         metrics,
         provenance,
         ["the generator is smaller than the paper's"] if spec.method == "hub_pathway" else [],
-        None if spec.method == "ensemble" else pd.DataFrame(rows, columns=["iteration", "split", "term", "value"]),
+        None
+        if not METHODS[spec.method].trains
+        else pd.DataFrame(rows, columns=["iteration", "split", "term", "value"]),
         samples,
     )
 
 
 def fill(
-    store: ResultStore, dataset: str, hub: str, methods: str | Sequence[str] = "all", profile: str = "mini"
+    store: ResultStore, dataset: str, hub: str, methods: str | Sequence[str] = "core", profile: str = "mini"
 ) -> list[RunSpec]:
     """Save a record of every run of a grid, and return its specifications."""
     specs = grid("cls", dataset, hub, methods, profile)

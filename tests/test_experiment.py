@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from zoolib import experiment, notebooks, runtime, workflow
+from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
 from zoolib.grid import grid
+from zoolib.methods import METHODS
 from zoolib.methods.committee import average
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
@@ -38,7 +39,10 @@ def smoke(method, **options):
     return grid("cls", "digits", "digits-zoo", method, "smoke", 1, **options)
 
 
-@pytest.mark.parametrize("method", ["scratch", "zoo_tuning", "lite_zoo_tuning", "hub_pathway"])
+TRAINED = [name for name, card in METHODS.items() if card.trains and not card.needs and not card.per_member]
+
+
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_run_ends_as_a_record_with_metrics_curves_samples_and_provenance(store, method):
     result = experiment.run(smoke(method)[0], store)
     again = store.load(result.spec)
@@ -85,6 +89,44 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities_and_fits_what_it_l
     expected = 100 * (average(np.stack(logits)).argmax(1) == labels).mean()
     assert result.metrics["test"]["top1_accuracy"] == pytest.approx(expected)
     assert result.metrics["cost"]["params_m"] == pytest.approx(sum(r.metrics["cost"]["params_m"] for r in members))
+
+
+STARTED = [name for name, card in METHODS.items() if card.weights]
+
+
+def test_methods_that_start_from_fine_tuned_weights_find_them_and_give_the_same_numbers_when_they_must_make_them(store):
+    first = {name: experiment.run(smoke(name)[0], store).metrics["test"] for name in STARTED}
+    for spec in smoke("finetune"):
+        (experiment.work_dir(spec) / "weights.safetensors").unlink()
+    for path in (store.write_root.parent / "work").glob("*/ingredient*"):
+        path.unlink()
+    for name in STARTED:
+        assert experiment.run(smoke(name)[0], store).metrics["test"] == first[name], name
+
+
+def test_fine_tuned_features_differ_from_pretrained_ones_and_kept_weights_are_those_of_the_run(store):
+    plain, tuned = (experiment.run(smoke(name)[0], store) for name in ("fe", "fe_finetuned"))
+    assert not plain.samples["confidence"].equals(tuned.samples["confidence"])
+    kept = recipe.load_weights(experiment.work_dir(smoke("finetune")[0]), runtime.code_fingerprint())
+    assert {name.split(".")[0] for name in kept} == {"backbone", "head"}
+    assert recipe.load_weights(experiment.work_dir(smoke("finetune")[0]), "other code") is None
+
+
+def test_the_oracle_is_never_below_best_single_and_best_single_is_a_member(store):
+    best, oracle = (experiment.run(smoke(name)[0], store).metrics for name in ("best_single", "oracle"))
+    members = [r.metrics for r in store.records(method="finetune")]
+    assert oracle["test"]["top1_accuracy"] >= max(m["test"]["top1_accuracy"] for m in members)
+    assert best["val"]["top1_accuracy"] == max(m["val"]["top1_accuracy"] for m in members)
+    assert best["test"]["top1_accuracy"] in [m["test"]["top1_accuracy"] for m in members]
+
+
+def test_a_soup_records_both_kinds_of_both_sources_and_greedy_is_no_worse_on_validation(store):
+    metrics = experiment.run(smoke("model_soups")[0], store).metrics
+    for split in ("val", "test"):
+        assert metrics[split]["top1_accuracy"] == metrics[split]["top1_accuracy_greedy"]
+    best = max(r.metrics["val"]["top1_accuracy"] for r in store.records(method="finetune"))
+    assert metrics["val"]["top1_accuracy_members_greedy"] >= best
+    assert 1 <= metrics["val"]["ingredients"] <= 3
 
 
 def test_an_ensemble_may_vote(store):

@@ -23,31 +23,56 @@ LAYERS = (
     ("workflow", "notebooks"),
     ("experiment", "pretrain"),
     ("methods.*", "rl.runs", "rl.sources"),
+    ("methods.guided",),
     ("recipe", "rl.loop", "rl.slots"),
     ("rl.der",),
-    ("train", "rl.encoders"),
-    ("hub", "data.loaders", "tasks"),
+    ("train", "features", "rl.encoders"),
+    ("hub", "data.loaders", "data.own", "tasks"),
     (
         "method",
         "losses",
+        "regularizers",
         "layers.surgery",
         "layers.pathway",
+        "layers.lateral",
         "transferability",
         "data.augment",
         "data.fetch",
         "grid",
         "rl.envs",
     ),
-    ("layers.adaagg", "nets", "data.embedded", "data.formats", "results", "reference", "games", "rl.replay"),
-    ("data.manifests", "methods", "storage", "runtime"),
+    (
+        "evidence",
+        "layers.adaagg",
+        "nets",
+        "data.embedded",
+        "data.convert",
+        "data.download",
+        "data.formats.matlab",
+        "results",
+        "games",
+        "rl.replay",
+        "reference",
+    ),
+    ("data.formats.faces",),
+    ("data.formats.*",),
+    ("data.formats.archives",),
+    ("data.formats",),
+    ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial"),
+    ("data.scenes",),
+    ("data.render",),
     ("spec", "paths", "files"),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
-REPORTS = {"tables", "figures", "claims", "widgets", "pages", "cards", "apidoc", "arcade"}
+REPORTS = {"tables", "figures", "rankings", "rankfigures", "claims", "widgets", "pages", "cards", "apidoc", "arcade"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "games", "data", ""}
+READABLE |= {"transferability", "evidence", "complexity"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
+    "complexity",
+    "rankings",
+    "rankfigures",
     "experiment",
     "results",
     "tables",

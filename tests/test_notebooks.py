@@ -19,7 +19,7 @@ from zoolib.results import ResultStore
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
-    "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"all"', "profile": '"mini"', "seeds": "0"},
+    "cls": {"dataset": '"digits"', "hub": '"imagenet-lite"', "methods": '"core"', "profile": '"mini"', "seeds": "0"},
     "atari": {
         "game": '"jamesbond"',
         "methods": '"random,scratch,zoo_tuning,hub_pathway"',

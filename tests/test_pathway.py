@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoolib import losses
-from zoolib.layers.pathway import PathwayGenerator, dispatch, top_k_mask
+from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, top_k_mask
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.nets import tiny_resnet
 from zoolib.spec import ZoolibError
@@ -263,3 +263,48 @@ def test_the_generator_of_width_64_has_the_parameters_that_the_paper_adds_to_its
     resnet50, heads = 23_508_032, features * 100 + 100
     total = members * (resnet50 + heads) + generator + aggregator
     assert round(total / 1e6, 2) == 128.43  # Hub-Pathway supplement, table 1
+
+
+# Variants
+
+
+def variant(generator, **kwargs):
+    torch.manual_seed(0)
+    members = [Member(f"m{i}", tiny_resnet(), 64) for i in range(4)]
+    return HubPathway(members, Classification(3), generator, 2, **kwargs), Classification(3)
+
+
+def test_random_paths_ignore_their_input_and_differ_between_images_and_draws():
+    generator = RandomPathway(4)
+    torch.manual_seed(5)
+    first = generator(IMAGES)
+    torch.manual_seed(5)
+    second = generator(torch.zeros_like(IMAGES))
+    assert torch.equal(first, second) and torch.allclose(first.sum(1), torch.ones(12))
+    assert not torch.equal(first, generator(IMAGES)) and len({tuple(row) for row in first.tolist()}) == 12
+    assert list(generator.parameters()) == []
+    many = top_k_mask(generator(torch.zeros(20_000, 1)), 2).double().mean(0)
+    assert torch.allclose(many, torch.full((4,), 0.5).double(), atol=0.02)
+
+
+def test_task_level_weights_are_the_same_for_all_images_at_test_time_and_learn():
+    method, task = variant(TaskPathway(4))
+    method.train()
+    sum(method.loss(method(IMAGES), LABELS, task, 0.0).values()).backward()
+    assert method.generator.preference.grad.abs().sum() > 0 and method.generator.noise.grad.abs().sum() > 0
+    with torch.no_grad():
+        method.generator.preference.copy_(torch.tensor([0.0, 2.0, 1.0, -1.0]))
+    output = method.eval()(IMAGES)
+    assert torch.equal(output.aux["weight"], torch.tensor([0.0, 2.0, 1.0, -1.0]).softmax(-1).expand(12, 4))
+    assert output.aux["active"].all(0).tolist() == [False, True, True, False]
+
+
+def test_an_ablation_leaves_out_its_term_and_only_that():
+    for options, names in (
+        ({"explore_weight": 0.0}, {"task", "exploit"}),
+        ({"exploit": False}, {"task", "explore"}),
+        ({}, {"task", "explore", "exploit"}),
+    ):
+        method, task = make(**options)
+        method.train()
+        assert set(method.loss(method(IMAGES), LABELS, task, 0.0)) == names

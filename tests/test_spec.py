@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from zoolib.data.manifests import hub
-from zoolib.grid import CORE, choose_methods, grid, needed, planned
-from zoolib.methods import METHODS
+from zoolib.grid import CORE, choose_methods, grid, needed, planned, sweep
+from zoolib.methods import METHODS, SETS
 from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError, profile
 
 
@@ -46,7 +46,7 @@ def test_the_paper_profile_is_the_published_protocol():
 
 
 def test_a_grid_has_one_run_a_member_and_seed_and_needed_runs_come_first():
-    specs = grid("cls", "digits", "imagenet-lite", "all", "mini", 2)
+    specs = grid("cls", "digits", "imagenet-lite", "core", "mini", 2)
     assert [s.method for s in specs[:6]] == ["scratch", "finetune", "finetune", "finetune", "ensemble", "hub_pathway"]
     assert [s.seed for s in specs] == [0] * 6 + [1] * 6
     ensemble = specs[4]
@@ -87,13 +87,35 @@ def test_a_wrong_name_or_value_is_refused_with_the_fix(arguments, message):
 def test_an_unknown_option_is_refused_and_a_known_one_reaches_its_methods_only():
     with pytest.raises(ZoolibError, match=r"unknown method option 'topk' \(did you mean 'top_k'\?\)"):
         grid("cls", "digits", "imagenet-lite", "hub_pathway", topk=1)
-    specs = grid("cls", "digits", "imagenet-lite", "all", "mini", 1, top_k=1)
+    specs = grid("cls", "digits", "imagenet-lite", "core", "mini", 1, top_k=1)
     assert [dict(s.options).get("top_k") for s in specs] == [None] * 5 + [1]
+
+
+def test_a_set_of_methods_is_chosen_by_its_name_in_the_order_of_the_table_and_without_what_does_not_fit():
+    names = [card.name for card in choose_methods("table1", hub("imagenet-lite"))]
+    assert names == ["finetune", "ensemble", "distill", "hub_pathway"]
+    assert {card.name for card in choose_methods("table1", hub("digits-zoo"))} == set(SETS["table1"])
+    assert all(set(names) <= set(METHODS) for names in SETS.values())
+
+
+def test_needed_runs_share_the_settings_of_the_run_that_needs_them():
+    (spec,) = grid("cls", "digits", "digits-zoo", "distill", "mini", 1)
+    changed = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, lr=0.05))
+    assert {other.settings.lr for other in needed(changed)} == {0.05}
+
+
+def test_the_sweeps_hold_every_k_and_lambda_and_the_methods_own_values_once():
+    plans = sweep("digits", "digits-zoo")
+    specs = [s for p in plans for s in grid("cls", *p[:3], "mini", p.seeds, **dict(p.options))]
+    chosen = {(s.method, *(dict(s.options).get(k) for k in ("top_k", "explore_weight"))) for s in specs}
+    assert {k for _, k, _ in chosen} == {1, 2, 3} and {w for _, _, w in chosen} == {None, 0.1, 0.3, 1.0}
+    (default,) = {s.run_id for s in grid("cls", "digits", "digits-zoo", "hub_pathway", "mini", 1)}
+    assert default in {s.run_id for s in specs}
 
 
 def test_zoo_tuning_on_a_heterogeneous_hub_is_an_error_that_says_why():
     for name in ("zoo_tuning", "lite_zoo_tuning"):
-        with pytest.raises(ZoolibError, match="adds kernels position by position, and 'imagenet-lite' mixes several"):
+        with pytest.raises(ZoolibError, match="joins layers position by position, and 'imagenet-lite' mixes several"):
             choose_methods(name, hub("imagenet-lite"))
     assert [card.name for card in choose_methods("all", hub("digits-zoo"))] == list(METHODS)
 

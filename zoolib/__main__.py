@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from zoolib import __version__, games, notebooks
 from zoolib.data import manifests
+from zoolib.data.manifests import DatasetManifest, HubManifest
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import PROFILES, RunSpec, ZoolibError, unknown
@@ -22,9 +23,87 @@ if TYPE_CHECKING:
 
 _EPILOGUE = """examples:
   python -m zoolib list
+  python -m zoolib fetch aircraft resnet50-zoo
   python -m zoolib run cls -p dataset cars -p profile lab
   python -m zoolib table -p dataset digits -p hub digits-zoo
+  python -m zoolib rank digits --hub imagenet-lite
 """
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _things(names: Sequence[str]) -> list[DatasetManifest | HubManifest]:
+    """Datasets and hubs by name. Raises ZoolibError listing both for an unknown one."""
+    found: list[DatasetManifest | HubManifest] = []
+    for name in names:
+        known = {**manifests.datasets(), **manifests.hubs()}
+        if name not in known and not name.endswith((".yaml", ".yml")) and name not in manifests.own():
+            raise unknown("dataset or hub", name, {*known, *manifests.own()})
+        is_hub = name in manifests.hubs() or (name not in known and manifests.is_hub(name))
+        found.append(manifests.hub(name) if is_hub else manifests.dataset(name))
+    return found
+
+
+def _own(given: dict[str, str]) -> dict[str, str]:
+    """Parameters in which a YAML of your own images is replaced by its dataset's name, imported where needed."""
+    if given.get("dataset", "").endswith((".yaml", ".yml")):
+        from zoolib.data.own import ensure
+
+        return {**given, "dataset": ensure(given["dataset"])}
+    return given
+
+
+def _import(args: argparse.Namespace) -> None:
+    from zoolib.data.own import import_data
+
+    path, root = Path(args.path), Path(args.into).expanduser() if args.into else None
+    changes = {
+        key: getattr(args, key) for key in ("name", "title", "licence", "test") if getattr(args, key) is not None
+    }
+    if path.suffix in (".yaml", ".yml"):
+        own = manifests.own_data(path)
+        if own is None:
+            raise ZoolibError(f"{path}: it names no path of images; add one")
+        done = import_data(own.model_copy(update=changes), root, path.parent)
+    else:
+        done = import_data(manifests.parse({"path": args.path, "flip": not args.no_flip, **changes}), root)
+    sizes = done.manifest.sizes
+    print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes.train:,} train and {sizes.test:,} test")
+    for note in done.notes:
+        print(f"{done.manifest.name}: note: {note}")
+    print(f"{done.folder}\nuse it: python -m zoolib run cls -p dataset {done.manifest.name}")
+
+
+def _fetch(args: argparse.Namespace) -> None:
+    from zoolib.data import fetch
+
+    root = Path(args.into).expanduser() if args.into else None
+    for item in _things(args.names):
+        if isinstance(item, DatasetManifest):
+            folder = fetch.fetch(item, root, _note)
+            print(f"{fetch.verify(item, folder)}: {folder}")
+            continue
+        for member in item.members:
+            if fetch.weights_name(member):
+                print(fetch.fetch_weights(member, root, _note))
+            else:
+                print(f"{item.name}: {member.name}: {member.weights}, nothing to fetch")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from zoolib.data import fetch
+
+    for item in _things(args.names):
+        if isinstance(item, DatasetManifest):
+            print(fetch.verify(item))
+            continue
+        from zoolib.hub import build
+
+        for member in item.members:
+            build(member)
+            print(f"{item.name}: {member.name}: its weights fit {member.architecture}")
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -64,7 +143,7 @@ def _run(args: argparse.Namespace) -> None:
     from zoolib import experiment
     from zoolib.results import ResultStore
 
-    chosen = notebooks.parameters(args.notebook, _given(args.parameters))
+    chosen = notebooks.parameters(args.notebook, _own(_given(args.parameters)))
     specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
     todo = experiment.missing(specs, store)
     for name in {spec.dataset for spec in todo if spec.task == "cls"}:
@@ -93,6 +172,18 @@ def _table(args: argparse.Namespace) -> None:
     table = tables.compare(store.frame(specs), published, specs=specs)
     print(tables.text(table).to_string())
     print(f"\n{tables.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
+
+
+def _rank(args: argparse.Namespace) -> None:
+    from zoolib import experiment, rankings, tables
+    from zoolib.results import ResultStore
+
+    specs, store = experiment.grid("cls", args.dataset, args.hub, ["rank"], args.profile, 1), ResultStore.default()
+    if experiment.missing(specs, store):
+        _threads()
+    experiment.rank(args.hub, args.dataset, args.profile, store)
+    print(rankings.text(rankings.table(store.frame(specs))).to_string())
+    print(f"\n{tables.summary(store.records(specs))}")
 
 
 def _record(args: argparse.Namespace) -> None:
@@ -198,11 +289,28 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--output", metavar="PATH", help="the executed notebook (default: below build/notebooks)")
     run.add_argument("--records-only", action="store_true", help="compute and record; execute no notebook")
     parameters(command("table", _table, "print the classification table of the records that exist"))
+    ranking = command("rank", _rank, "score every model of a hub on a dataset, without training")
+    ranking.add_argument("dataset", help="its name, such as digits")
+    ranking.add_argument("--hub", default="imagenet-lite", help="a hub, or your own YAML (default: imagenet-lite)")
+    ranking.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
     workflow = command("workflow", _workflow, "bring the book, or every record of a profile, up to date")
     workflow.add_argument("target", choices=("book", "reproduce"))
     workflow.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
     workflow.add_argument("--cores", type=int, default=0, help="parallel jobs, one thread each (default: all cores)")
     command("record", _record, "compute one run specification").add_argument("spec", help="a JSON file")
+    fetching = command("fetch", _fetch, "download, verify and convert datasets; download and verify hubs")
+    fetching.add_argument("names", nargs="+", metavar="NAME", help="a dataset or a hub")
+    fetching.add_argument("--into", metavar="FOLDER", help="the data root (default: the first of ZOOLIB_DATA)")
+    own = command("import", _import, "make a dataset of class folders, a CSV, a Parquet file or a YAML that names one")
+    own.add_argument("path", help="the folder or file")
+    own.add_argument("--name", help="the dataset's name (needed, unless a YAML gives it)")
+    own.add_argument("--title", help="what tables call it")
+    own.add_argument("--licence", help="who may use it")
+    own.add_argument("--test", type=float, help="share of each class that is tested, where no split is given (0.2)")
+    own.add_argument("--no-flip", action="store_true", help="a mirrored image is no image of its class")
+    own.add_argument("--into", metavar="FOLDER", help="the data root (default: the first of ZOOLIB_DATA)")
+    checking = command("verify", _verify, "check that datasets are unchanged and that the weights of hubs load")
+    checking.add_argument("names", nargs="+", metavar="NAME", help="a dataset or a hub")
     command("html", _html, "build the static book").add_argument("notebooks", nargs="*", help="executed notebooks")
     command("pretrain", _pretrain, "make the packaged zoo again").add_argument("hub", help=f"digits-zoo, {games.HUB}")
     adopt = command("adopt", _adopt, "copy a profile's recomputed records to results/, to be committed")

@@ -110,6 +110,10 @@ def _variant(variant: Variant) -> str:
     return f"### {variant.name}\n\n" + _facts(facts | sums)
 
 
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
 def hub_card(manifest: HubManifest) -> str:
     """One hub's page: its members, their pre-training, checksums and licences, and the methods that run on it."""
     barred = [card.title for card in METHODS.values() if card.homogeneous and not manifest.homogeneous]
@@ -117,7 +121,7 @@ def hub_card(manifest: HubManifest) -> str:
         "name": f"`{manifest.name}`",
         "members": len(manifest.members),
         "architecture": "the same for all members" if manifest.homogeneous else "differs between members",
-        "methods": "all" if not barred else f"all but {' and '.join(barred)}, which need one shared architecture",
+        "methods": "all" if not barred else f"all but {_listed(barred)}, which need one shared architecture",
     }
     rows = [
         (f"`{member.name}`", _architecture(member), member.pretraining, _number(member.num_features), member.input_size)

@@ -17,9 +17,9 @@ from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 
 if TYPE_CHECKING:
-    from zoolib.recipe import Logits, Outcome
+    from zoolib.recipe import Finished, Outcome
 
-__all__ = ["complete", "grid", "missing", "run", "work_dir"]
+__all__ = ["complete", "grid", "missing", "rank", "run", "work_dir"]
 
 Report = Callable[[RunSpec, int, int, str], None]  # spec, iteration, iterations, a word
 
@@ -43,7 +43,6 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     from zoolib.tasks import Classification
     from zoolib.train import Machine
 
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     manifest = manifests.dataset(spec.dataset)
     data = loaders.load(manifest, spec.settings)
     device = runtime.device()
@@ -51,13 +50,13 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
     code = runtime.code_fingerprint()
 
-    def outcome_of(member: str) -> tuple[Logits, dict[str, float]]:
-        return _outcome_of(next(s for s in needed(spec) if s.member == member), store, report, data.sha256)
-
+    # Before the seed is set: whether they are found or computed must not change this run's random numbers.
+    before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     task = Classification(manifest.num_classes)
     runtime.seed_everything(spec.seed)
-    context = Context(spec, data, Hub(spec.hub), task, machine, work_dir(spec), progress, outcome_of)
+    context = Context(spec, data, Hub(spec.hub), task, machine, work_dir(spec), progress, before)
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, code)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
@@ -82,19 +81,20 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
     )
 
 
-def _outcome_of(
-    spec: RunSpec, store: ResultStore, report: Report | None, data_sha256: str
-) -> tuple[Logits, dict[str, float]]:
-    """Logits and cost of a run that another one needs; it is computed unless record and logits are both at hand."""
-    from zoolib.recipe import load_logits
+def _finished(
+    spec: RunSpec, store: ResultStore, report: Report | None, data_sha256: str, wanted_by: RunSpec
+) -> Finished:
+    """A run that another one needs; computed unless its record, logits and, where wanted, weights are at hand."""
+    from zoolib.recipe import Finished, has_weights, load_logits
 
-    code = runtime.code_fingerprint()
-    logits = load_logits(work_dir(spec), code) if store.has(spec, code, data_sha256) else None
+    code, work = runtime.code_fingerprint(), work_dir(spec)
+    whole = has_weights(work, code) or not method(wanted_by.method).weights
+    logits = load_logits(work, code) if whole and store.has(spec, code, data_sha256) else None
     result = store.load(spec) if logits is not None else run(spec, store, report)
-    logits = logits if logits is not None else load_logits(work_dir(spec), code)
+    logits = logits if logits is not None else load_logits(work, code)
     assert logits is not None  # run() has just written them
     cost = {name: value for name, value in result.metrics["cost"].items() if value is not None}
-    return logits, cost
+    return Finished(logits, cost, work)
 
 
 def _provenance(precision: str, started: datetime.datetime, seconds: float, code: str) -> dict[str, Any]:
@@ -149,6 +149,17 @@ def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True
                 if missing([spec], store):  # another run may have needed it and made it
                     run(spec, store, report)
     return [store.load(spec) for spec in specs]
+
+
+def rank(
+    hub: str, dataset: str, profile_name: str = "mini", store: ResultStore | None = None, progress: bool = True
+) -> list[Result]:
+    """The transferability scores of every member of a hub on a dataset, computed where they have no record.
+
+    Features are extracted once for each model, in batches, and cached by model and data. `zoolib.rankings.table` of the
+    records' frame ranks them. Raises ZoolibError for unknown names and for absent data or weights.
+    """
+    return complete(grid("cls", dataset, hub, ["rank"], profile_name, 1), store or ResultStore.default(), progress)
 
 
 class _bar:

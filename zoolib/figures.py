@@ -30,7 +30,22 @@ METHOD_COLOURS = {
     "zoo_tuning": "#D55E00",
     "lite_zoo_tuning": "#E69F00",
     "hub_pathway": "#009E73",
-    "knowledge_flow": "#CC79A7",
+    # Most different first from those above, in both kinds of sight.
+    "distill": "#c020e0",
+    "knowledge_flow": "#e060c0",
+    "model_soups": "#806020",
+    "best_single": "#0000e0",
+    "ensemble_top_k": "#8080a0",
+    "oracle": "#c0a060",
+    "ensemble_joint": "#00e0e0",
+    "hub_pathway_random_path": "#e0c0c0",
+    "hub_pathway_no_explore": "#40e080",
+    "hub_pathway_no_exploit": "#80c0a0",
+    "hub_pathway_task_level": "#406080",
+    "fe": "#c0e060",
+    "fe_finetuned": "#80e000",
+    "ced": "#0000a0",
+    "ced_finetuned": "#2020c0",
 }
 MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method

@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from zoolib import games
 from zoolib.data import manifests
 from zoolib.data.manifests import HubManifest
-from zoolib.methods import METHODS, MethodCard, method
+from zoolib.methods import METHODS, SETS, MethodCard, method
 from zoolib.spec import Profile, RunSpec, ZoolibError, profile, unknown
 
-#: what `make book` computes afresh in each profile: (dataset, hub, methods)
+
+class Plan(NamedTuple):
+    """Runs that are computed together: a grid, by its arguments."""
+
+    dataset: str
+    hub: str
+    methods: str
+    seeds: int = 0  # 0: the profile's
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+#: what `make book` computes afresh in each profile, with a page of its own for each dataset and hub
 CORE: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "smoke": (("digits", "imagenet-lite", "all"), ("digits", "digits-zoo", "all")),
-    "mini": (("digits", "imagenet-lite", "all"), ("digits", "digits-zoo", "all")),
+    "smoke": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
+    "mini": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
     "lab": (),
     "paper": (),
+}
+
+#: the values at which the analyses try k and lambda; Hub-Pathway's own are among them
+EXPLORE_WEIGHTS = (0.0, 0.1, 0.3, 1.0)  # 0 is the method hub_pathway_no_explore
+
+
+def sweep(dataset: str, hub: str, seeds: int = 0) -> tuple[Plan, ...]:
+    """Hub-Pathway with k = 1, ..., m models, and with each lambda."""
+    counts = range(1, len(manifests.hub(hub).members) + 1)
+    by_k = [Plan(dataset, hub, "hub_pathway", seeds, (("top_k", k),)) for k in counts]
+    by_lambda = [Plan(dataset, hub, "hub_pathway", seeds, (("explore_weight", w),)) for w in EXPLORE_WEIGHTS if w]
+    return (*by_k, *by_lambda, Plan(dataset, hub, "hub_pathway_no_explore", seeds))
+
+
+#: what the book computes besides, on its smallest hub and with one seed: every other method, and the sweeps
+ANALYSES: dict[str, tuple[Plan, ...]] = {
+    name: (Plan("digits", "digits-zoo", "all", 1), *sweep("digits", "digits-zoo", 1)) for name in ("smoke", "mini")
 }
 
 #: Zoo-Tuning on the papers' architecture: a few steps from random weights show that it runs and what it costs
 RESNET50 = ("digits", "resnet50-random", "scratch,zoo_tuning,lite_zoo_tuning")
 
 #: every record of a profile, for `make reproduce`
-ALL: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "smoke": (*CORE["smoke"], RESNET50),
-    "mini": CORE["mini"],
+ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
+    "smoke": (*CORE["smoke"], *ANALYSES["smoke"], RESNET50),
+    "mini": (*CORE["mini"], Plan("digits", "digits-zoo", "all"), *sweep("digits", "digits-zoo")),
     "lab": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
     "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
 }
@@ -45,24 +74,37 @@ GAMES_ALL: dict[str, tuple[tuple[str, str], ...]] = {
 
 def allowed(card: MethodCard, hub: HubManifest) -> bool:
     """Whether a hub is of the kind that a method needs."""
-    return hub.homogeneous or not card.homogeneous
+    return (hub.homogeneous or not card.homogeneous) and bool(_members(card, hub))
+
+
+def _members(card: MethodCard, hub: HubManifest, only: Iterable[str] = ()) -> list[str]:
+    """The members that a method has a run for, those of `only` where it names any; [""] for one run of the whole hub."""
+    if not card.per_member:
+        return [""]
+    names = [hub.member(name).name for name in only] or [member.name for member in hub.members]
+    return [name for name in names if hub.member(name).source_head or not card.source_head]
 
 
 def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[MethodCard]:
-    """The cards of "all" (every method this hub allows), of a comma-separated list or of a list of names.
+    """The cards of a set such as "all" (those this hub allows), of a comma-separated list or of a list of names.
 
     Raises ZoolibError for an unknown name, and for a method that needs one architecture on a hub of several.
     """
     names = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
-    if names == ["all"]:
-        return [card for card in METHODS.values() if allowed(card, hub)]
+    if len(names) == 1 and names[0] in SETS:
+        return [card for card in METHODS.values() if card.name in SETS[names[0]] and allowed(card, hub)]
     cards = [method(name) for name in dict.fromkeys(name for name in names if name)]
     if not cards:
-        raise ZoolibError("no method was named; use 'all' or some of: " + ", ".join(METHODS))
+        raise ZoolibError(f"no method was named; use one of {', '.join(SETS)}, or some of: {', '.join(METHODS)}")
     for card in cards:
+        if not _members(card, hub):
+            raise ZoolibError(
+                f"{card.name} needs the classifier of the pre-training, and no member of {hub.name!r} has one; "
+                "use a hub of classifiers such as imagenet-lite"
+            )
         if not allowed(card, hub):
             raise ZoolibError(
-                f"{card.name} needs a hub of one architecture, because it adds kernels position by position, and "
+                f"{card.name} needs a hub of one architecture, because it joins layers position by position, and "
                 f"{hub.name!r} mixes several; use hub_pathway or ensemble, or a homogeneous hub"
             )
     return cards
@@ -95,10 +137,13 @@ def grid(
     methods: str | Iterable[str] = "all",
     profile_name: str = "mini",
     seeds: int | Iterable[int] = 0,
+    members: Iterable[str] = (),
+    label_fraction: float = 1.0,
     **options: Any,
 ) -> list[RunSpec]:
     """Every run of (dataset, hub, methods, profile, seeds), seed by seed, runs that others need first.
 
+    `members` keeps only these where a method has a run for each; `label_fraction` trains on that share of the labels.
     `options` (such as top_k=1) change the options of the methods that have them. Raises ZoolibError for an unknown or
     unfitting name or value, before anything is computed.
     """
@@ -108,17 +153,26 @@ def grid(
     if task != "cls":
         raise unknown("task", task, ["cls", games.TASK])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
+    if data.task != task:
+        raise ZoolibError(
+            f"dataset {dataset!r} is for the task {data.task!r}, not {task!r}; `list datasets` shows others"
+        )
+    if dataset not in manifests.datasets() and data.name in manifests.own():
+        dataset = data.name  # its YAML may move; its name does not
     known = {name for card in METHODS.values() for name in card.options}
     for name in options:
         if name not in known:
             raise unknown("method option", name, known)
-    settings = chosen_profile.resolve(data.name)
+    settings = dataclasses.replace(chosen_profile.resolve(data.name), train_fraction=label_fraction)
+    chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile.seeds)
     specs = []
-    for seed in _seeds(seeds, chosen_profile.seeds):
+    for seed in chosen_seeds:
         for card in choose_methods(methods, models):
-            members = [member.name for member in models.members] if card.per_member else [""]
+            if card.deterministic and seed != chosen_seeds[0]:
+                continue
+            names = _members(card, models, chosen)
             values = _options(card, chosen_profile, options)
-            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in members]
+            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in names]
     return specs
 
 
@@ -127,14 +181,22 @@ def needed(spec: RunSpec) -> list[RunSpec]:
     if spec.task == games.TASK:
         return []
     needs = METHODS[spec.method].needs
-    return grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed]) if needs else []
+    if not needs:
+        return []
+    found = grid(spec.task, spec.dataset, spec.hub, [needs], spec.profile, [spec.seed])
+    return [dataclasses.replace(other, settings=spec.settings) for other in found]
 
 
 def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     """The specifications of a profile's core (what the book computes) or of all its records, needed runs included."""
-    table = {"core": CORE, "all": ALL}[which][profile(profile_name).name]
-    specs = [spec for dataset, hub, methods in table for spec in grid("cls", dataset, hub, methods, profile_name)]
-    for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][profile_name]:
-        specs += grid(games.TASK, game, games.HUB, games.possible(methods), profile_name)
+    name = profile(profile_name).name
+    plans = [Plan(*entry) for entry in (ALL[name] if which == "all" else (*CORE[name], *ANALYSES.get(name, ())))]
+    specs = [
+        spec
+        for plan in plans
+        for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
+    ]
+    for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:
+        specs += grid(games.TASK, game, games.HUB, games.possible(methods), name)
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     return list(dict.fromkeys(everything))

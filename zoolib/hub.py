@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import zlib
 from collections.abc import Iterable
@@ -14,13 +13,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zoolib import runtime
-from zoolib.data.manifests import HubManifest, MemberManifest
+from zoolib.data import download, fetch
+from zoolib.data.manifests import HubManifest, MemberManifest, file_sha256
 from zoolib.data.manifests import hub as hub_manifest
 from zoolib.nets import NETS
-from zoolib.paths import packaged_weights
+from zoolib.paths import data_roots, packaged_weights
 from zoolib.spec import ZoolibError, unknown
 
 StateDict = dict[str, Tensor]
+_AUXILIARY = (
+    "inception_v3",
+    "googlenet",
+)  # torchvision's networks with a second head, which returns tuples in training
 
 
 class HubModel(nn.Module):
@@ -72,7 +76,8 @@ def architecture(name: str) -> nn.Module:
 
         if model not in torchvision.models.list_models():
             raise unknown("torchvision architecture", model, torchvision.models.list_models())
-        network: nn.Module = torchvision.models.get_model(model, weights=None)
+        auxiliary = {"init_weights": True} if model in _AUXILIARY else {}  # they warn when it is not said
+        network: nn.Module = torchvision.models.get_model(model, weights=None, **auxiliary)
         return network
     import timm
 
@@ -89,6 +94,16 @@ def weights_file(member: MemberManifest) -> Path:
         path = packaged_weights(name)
     elif source == "file":
         path = Path(name).expanduser()
+    elif source == "fetch":
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / name  # where torchvision itself would have put it
+        stored = fetch.stored_weights(member) or (cached if cached.is_file() else None)
+        if stored is None:
+            place = data_roots()[0] / fetch.WEIGHTS / name
+            raise ZoolibError(
+                f"weights of {member.name!r} are not on this machine: run `python -m zoolib fetch` with the name of the "
+                f"hub, or put the file at {place}"
+            )
+        path = stored
     else:
         try:
             package = importlib.import_module(name)
@@ -101,17 +116,72 @@ def weights_file(member: MemberManifest) -> Path:
     return path
 
 
-def read_weights(path: Path, sha256: str | None = None) -> StateDict:
-    """Tensors of a .pth or .safetensors file; nothing else is unpickled. Raises ZoolibError if it is damaged."""
-    if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+def check_sum(path: Path, member: MemberManifest) -> None:
+    """Raises ZoolibError when the checksum of a member's file does not begin as the manifest says."""
+    known = fetch.weights_sum(member)
+    digest = file_sha256(path) if known.sha256 else ""
+    if known.sha256 and not digest.startswith(known.sha256):
+        wrong = f"its sha256 is {digest[:12]}, not the manifest's {known.sha256[:12]}"
+    else:
+        wrong = download.mismatch(path, known.model_copy(update={"sha256": None}))
+    if wrong:
+        raise ZoolibError(f"{path}: {wrong}; delete the file and install or fetch it again")
+
+
+def read_weights(path: Path, sha256: str | None = None, entry: str = "") -> StateDict:
+    """Tensors of a .pth or .safetensors file, below a key of it where `entry` is given; nothing else is unpickled.
+
+    Raises ZoolibError if its checksum is another, it is damaged, or there are no tensors where they should be.
+    """
+    if sha256 and file_sha256(path) != sha256:
         raise ZoolibError(f"{path}: its sha256 is not the manifest's; delete the file and install it again")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state: StateDict = torch.load(path, map_location="cpu", weights_only=True)
-        return state
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own
         raise ZoolibError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+    found = content.get(entry) if entry and isinstance(content, dict) else content
+    if not isinstance(found, dict):
+        raise ZoolibError(f"{path}: there is no {entry!r} in it; it has {_some(content)}")
+    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise ZoolibError(f"{path}: no tensors in it; set the member's entry to one of {_some(found)}")
+    return tensors
+
+
+def _some(content: object) -> str:
+    names = [str(name)[:60] for name in content] if isinstance(content, dict) else []
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "") or f"a {type(content).__name__}"
+
+
+def load_backbone(network: nn.Module, state: StateDict, prefix: str, where: str) -> None:
+    """Copy a checkpoint's tensors below a prefix into a network by name; both heads are left out.
+
+    Batch-norm buffers count as tensors like any other. Raises ZoolibError naming the first tensor that is missing, left
+    over, or of another shape.
+    """
+    parent, attribute = last_linear(network)
+    name = next(name for name, module in network.named_modules() if module is parent)
+    head = f"{name}.{attribute}." if name else f"{attribute}."
+    given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    if not given:
+        raise ZoolibError(f"{where}: no tensor begins with {prefix!r}; it has {_some(state)}")
+    own, given = ({k: v for k, v in tensors.items() if _counts(k, head)} for tensors in (network.state_dict(), given))
+    missing, unused = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    if missing or unused:
+        what = f"{len(missing)} tensors are missing, such as {prefix}{missing[0]}" if missing else ""
+        rest = f"{len(unused)} have no place, such as {prefix}{unused[0]}" if unused else ""
+        raise ZoolibError(f"{where}: checkpoint of another architecture: {'; '.join(filter(None, (what, rest)))}")
+    for key, value in given.items():
+        if own[key].shape != value.shape:
+            shapes = f"{prefix}{key} is {tuple(value.shape)} where {tuple(own[key].shape)} is needed"
+            raise ZoolibError(f"{where}: checkpoint of another architecture: {shapes}")
+    network.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()}, strict=False)
+
+
+def _counts(key: str, head: str) -> bool:
+    return not key.startswith(head) and not key.endswith("num_batches_tracked")
 
 
 def load_in_order(network: nn.Module, state: StateDict, where: str) -> None:
@@ -149,11 +219,38 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
     headless = member.architecture.startswith("zoolib:")  # packaged networks have no source head
     if pretrained and member.weights != "random":
         path = weights_file(member)
-        load_in_order(network, read_weights(path, member.sha256), str(path))
+        check_sum(path, member)
+        _load(network, read_weights(path, entry=member.entry), member, str(path), keep_head or headless)
+    if getattr(network, "aux_logits", False):  # second heads end with the pre-training
+        setattr(network, "aux_logits", False)  # noqa: B010  a plain attribute, which mypy takes for a module
+        for name in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(network, name):
+                setattr(network, name, None)
     if not (keep_head or headless):
         parent, attribute = last_linear(network)
         setattr(parent, attribute, nn.Identity())
     return HubModel(member, network)
+
+
+def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
+    """A pretrained member as its backbone, which returns features, and its source head, None where it has none."""
+    if not member.source_head:
+        return build(member), None
+    model = build(member, keep_head=True)
+    parent, attribute = last_linear(model.backbone)
+    head = getattr(parent, attribute)
+    setattr(parent, attribute, nn.Identity())
+    return model, head
+
+
+def _load(network: nn.Module, state: StateDict, member: MemberManifest, where: str, whole: bool) -> None:
+    """By name where the names of all tensors but the head's agree, else in order."""
+    if not whole:
+        parent_names = {k for k in network.state_dict() if not k.endswith("num_batches_tracked")}
+        if member.prefix or len(parent_names & state.keys()) > len(parent_names) / 2:
+            return load_backbone(network, state, member.prefix, where)
+    below = {key.removeprefix(member.prefix): value for key, value in state.items() if key.startswith(member.prefix)}
+    return load_in_order(network, below, where)
 
 
 class Hub:

@@ -39,3 +39,7 @@ class Method(nn.Module, ABC):
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Parameter groups for the optimiser: by default one, at the given rate, as in Zoo-Tuning's protocol."""
         return [{"params": [p for p in self.parameters() if p.requires_grad], "lr": lr}]
+
+    def inference_parameters(self) -> int:
+        """How many numbers must be kept to use the trained method; by default every parameter."""
+        return sum(p.numel() for p in self.parameters())

@@ -14,7 +14,7 @@ from zoolib.spec import unknown
 
 COLUMNS = ("source", "table", "method", "column", "metric", "unit", "value", "std", "better")
 
-# Rows of the classification tables that are one fine-tuned pretrained model, and the names of methods not built yet.
+# Rows of the classification tables that are one fine-tuned pretrained model.
 SINGLES = {
     "imagenet": "ImageNet supervised",
     "moco": "MoCo",
@@ -26,13 +26,15 @@ SINGLES = {
     "swin_t": "Swin-T",
     "convnext_tiny": "ConvNeXt-T",
 }
-OTHERS = {"distill": "Distillation", "knowledge_flow": "Knowledge Flow", "model_soups": "Model Soups"}
+# Rows that go by another name than the method here.
+ALIASES = {"ensemble_top2": "ensemble_top_k", "ensemble_independent": "ensemble"}
 
 
 @functools.cache
 def _read() -> pd.DataFrame:
     text = dict.fromkeys(("source", "table", "method", "column", "metric", "unit", "better"), str)
-    return pd.read_csv(shared("reference") / "paper_results.csv", dtype=text, keep_default_na=False, na_values=[""])
+    frame = pd.read_csv(shared("reference") / "paper_results.csv", dtype=text, keep_default_na=False, na_values=[""])
+    return frame.assign(method=frame["method"].replace(ALIASES))
 
 
 def published(table: str | None = None, **filters: Any) -> pd.DataFrame:

@@ -54,6 +54,7 @@ class Settings:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of RandomResizedCrop
     test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits summed
     train_per_class: int = 0  # training images kept per class; 0 = all
+    train_fraction: float = 1.0  # share of the training images kept of each class, the same ones for every method
     test_limit: int = 0  # test images scored (a fixed class-balanced subset); 0 = all
     val_fraction: float = 0.1  # share of each class's training images held out for choosing; never trained on
     eval_every: int = 1_000  # iterations between validation points of the curve
@@ -73,6 +74,8 @@ class Settings:
             raise ZoolibError(
                 f"decode_size {self.decode_size} is below image_size {self.image_size}; raise decode_size"
             )
+        if not 0 < self.train_fraction <= 1:
+            raise ZoolibError(f"train_fraction is {self.train_fraction}; use a share above 0 and up to 1, such as 0.15")
         if not 0 < self.val_fraction < 1:
             raise ZoolibError(f"val_fraction is {self.val_fraction}; use a share between 0 and 1, such as 0.1")
 
@@ -144,7 +147,18 @@ class Profile:
 
 # Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
 # test time, 0.89 G multiply-adds, which is what Hub-Pathway's supplement table 1 adds to five and to two ResNet-50s.
-_SMALL_GENERATOR = {"hub_pathway": {"generator_width": 16, "generator_size": 32}}
+_WITH_GENERATOR = ("hub_pathway", "hub_pathway_no_explore", "hub_pathway_no_exploit")
+
+
+def _generator(width: int, size: int) -> dict[str, dict[str, Any]]:
+    return {name: {"generator_width": width, "generator_size": size} for name in _WITH_GENERATOR}
+
+
+# Few labels at the images' own 32 pixels, where a packaged zoo can be told from training from scratch.
+_SMALL_IMAGES: dict[str, Any] = {
+    "image_size": 32, "decode_size": 32, "crop": "shift", "batch_size": 64, "iterations": 300, "milestones": (180, 260),
+    "eval_every": 100, "val_fraction": 0.2,
+}  # fmt: skip
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -165,7 +179,7 @@ PROFILES: dict[str, Profile] = {
             val_fraction=0.2,
             eval_every=2,
         ),
-        options={"hub_pathway": {"generator_width": 8, "generator_size": 16}},
+        options=_generator(8, 16),
     ),
     "mini": Profile(
         "mini",
@@ -187,8 +201,13 @@ PROFILES: dict[str, Profile] = {
             "digits": {"train_per_class": 10},
             "cifar100": {"train_per_class": 40, "test_limit": 2000},
             "cars": {"image_size": 64, "decode_size": 72, "crop": "resized", "crop_scale": (0.5, 1.0)},
+            "cifar100-novel": {"train_per_class": 20, "test_limit": 2000},
+            "textures": {"train_per_class": 5},
+            "shapes": {"train_per_class": 10},
+            "gliders": {"train_per_class": 20},
+            "tiles": {"train_per_class": 10},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "lab": Profile(
         "lab",
@@ -209,8 +228,13 @@ PROFILES: dict[str, Profile] = {
         datasets={
             "cifar100": {"image_size": 48, "decode_size": 52, "iterations": 600, "milestones": (400, 520)},
             "cars": {"iterations": 1000, "milestones": (700, 900)},
+            "cifar100-novel": {**_SMALL_IMAGES, "train_per_class": 50},
+            "textures": {**_SMALL_IMAGES, "train_per_class": 5},
+            "shapes": {**_SMALL_IMAGES, "train_per_class": 10},
+            "gliders": {**_SMALL_IMAGES, "train_per_class": 20},
+            "tiles": {**_SMALL_IMAGES, "train_per_class": 10},
         },
-        options=_SMALL_GENERATOR,
+        options=_generator(16, 32),
     ),
     "paper": Profile(
         "paper",
@@ -218,7 +242,7 @@ PROFILES: dict[str, Profile] = {
         "224 pixels, batch 48, 15,000 iterations, ten-crop test, three seeds; needs a GPU",
         seeds=3,
         settings=Settings(),
-        options={"hub_pathway": {"generator_width": 64, "generator_size": 224}},
+        options=_generator(64, 224),
     ),
 }
 
@@ -260,8 +284,8 @@ class RunSpec:
     def stem(self) -> str:
         """The record's path below a store, without its ending."""
         member = f"-{self.member}" if self.member else ""
-        hub = PurePath(self.hub).stem  # your own hub is named by the path of its YAML
-        folder = f"{self.task}/{self.dataset}/{hub}/{self.profile}"
+        dataset, hub = PurePath(self.dataset).stem, PurePath(self.hub).stem  # your own are named by the paths of YAMLs
+        folder = f"{self.task}/{dataset}/{hub}/{self.profile}"
         return f"{folder}/{self.method}{member}-s{self.seed}-{self.run_id}"
 
     def option(self, name: str) -> Any:
@@ -272,6 +296,8 @@ class RunSpec:
         """Plain JSON types; `from_dict` reads them back."""
         out = dataclasses.asdict(self)
         out["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["settings"].items()}
+        if out["settings"]["train_fraction"] == 1:  # younger than many records, whose ids it must not change
+            del out["settings"]["train_fraction"]
         out["options"] = dict(self.options)
         return out
 

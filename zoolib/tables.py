@@ -30,7 +30,7 @@ Row = tuple[str, str, str]  # method, member, options
 
 def title(method: str, member: str = "", hub: str = "") -> str:
     """How tables and figures call a method, or the fine-tuning of one member."""
-    name = METHODS[method].title if method in METHODS else reference.OTHERS.get(method, method)
+    name = METHODS[method].title if method in METHODS else method
     return f"{name}, {_member_title(member, hub)}" if member else name
 
 

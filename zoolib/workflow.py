@@ -13,6 +13,7 @@ from pathlib import Path
 from zoolib import games, runtime
 from zoolib.files import atomic
 from zoolib.grid import CORE, GAMES_CORE, RESNET50, planned
+from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
 
@@ -91,7 +92,7 @@ def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: fl
     """A progress bar in training iterations over all runs, fed by the notes that the jobs leave."""
     from tqdm import tqdm
 
-    total = {spec.run_id: spec.settings.iterations for spec in specs if spec.method != "ensemble"}
+    total = {spec.run_id: spec.settings.iterations for spec in specs if METHODS[spec.method].trains}
     form = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}] {postfix}"
     interval = 0.5 if sys.stderr.isatty() else 15.0
     with tqdm(total=sum(total.values()), desc="runs", bar_format=form, mininterval=interval) as bar:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoolib.data import augment, embedded
-from zoolib.data.manifests import DatasetManifest, Variant, combined_sha256, file_sha256, find
+from zoolib.data.manifests import DatasetManifest, Variant, combined_sha256, dataset, file_sha256, find
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
 from zoolib.spec import Settings, ZoolibError
@@ -65,10 +67,12 @@ def _square(image: Image.Image, side: int) -> np.ndarray:
     return np.asarray(rgb)
 
 
-def decode(path: Path, side: int, num_classes: int) -> Images:
-    """Every image of a canonical Parquet file as (N, side, side, 3) uint8, decoded once and kept under build/cache.
+def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -> Images:
+    """The images of a canonical Parquet file as (N, side, side, 3) uint8, decoded once and kept under build/cache.
 
-    Raises ZoolibError naming file and row for an image that cannot be read or a label out of range.
+    The file has `num_classes` classes. Only the images of the classes `taken` stay, and their labels count in that
+    order; nothing taken means everything. Raises ZoolibError naming file and row for an image that cannot be read or
+    a label out of range, and for a class that the file lacks.
     """
     try:
         table = pq.read_table(path, columns=["image", "label"])
@@ -81,21 +85,39 @@ def decode(path: Path, side: int, num_classes: int) -> Images:
     names = (table.schema.metadata or {}).get(b"classes")
     classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
     digest = file_sha256(path)
-    cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}-{side}.npy"
+    rows, part = np.arange(len(labels)), ""
+    if taken:
+        rows, labels, classes = _taken(path, labels, classes, taken)
+        part = "-" + hashlib.sha256("\n".join(classes).encode()).hexdigest()[:8]
+    cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}{part}-{side}.npy"
     if not cached.is_file():
-        _decode_into(cached, path, table["image"], side)
+        _decode_into(cached, path, table["image"].take(rows), rows, side)
     return Images(np.load(cached, mmap_mode="r"), labels, classes, digest)
 
 
-def _decode_into(cached: Path, path: Path, column: object, side: int) -> None:
-    rows = column.to_pylist()  # type: ignore[attr-defined]
-    pixels = np.empty((len(rows), side, side, 3), np.uint8)
-    for row, entry in enumerate(rows):
+def _taken(
+    path: Path, labels: np.ndarray, classes: list[str], taken: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The rows of the taken classes, their labels in the order of `taken`, and `taken`."""
+    if missing := [name for name in taken if name not in classes]:
+        raise ZoolibError(f"{path}: its metadata name no class {missing[0]!r}; use the dataset's canonical file")
+    new = np.full(len(classes), -1)
+    new[[classes.index(name) for name in taken]] = np.arange(len(taken))
+    rows = np.flatnonzero(new[labels] >= 0)
+    return rows, new[labels[rows]], list(taken)
+
+
+def _decode_into(cached: Path, path: Path, column: pa.ChunkedArray, numbers: np.ndarray, side: int) -> None:
+    """Decode a column of images; `numbers` are their rows in the file, for what is said about a bad one."""
+    entries = column.to_pylist()
+    pixels = np.empty((len(entries), side, side, 3), np.uint8)
+    for row, entry in enumerate(entries):
         try:
             with Image.open(io.BytesIO(entry["bytes"])) as image:
                 pixels[row] = _square(image, side)
         except (UnidentifiedImageError, OSError, TypeError, ValueError, SyntaxError):
-            raise ZoolibError(f"{path}: row {row}: not a readable image; replace or drop that row") from None
+            fix = "not a readable image; replace or drop that row"
+            raise ZoolibError(f"{path}: row {numbers[row]}: {fix}") from None
     with atomic(cached) as file:
         np.save(file, pixels)
 
@@ -116,7 +138,8 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
         of_class = shuffled[labels[shuffled] == value]
         held = max(1, round(settings.val_fraction * len(of_class)))
         val.append(of_class[:held])
-        train.append(of_class[held:] if settings.train_per_class == 0 else of_class[held:][: settings.train_per_class])
+        kept = max(1, round(settings.train_fraction * (len(of_class) - held)))  # a share holds every smaller one
+        train.append(of_class[held:][:kept][: settings.train_per_class or kept])
     rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
     if len(rows["train"]) == 0:
         raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training image; lower it")
@@ -126,7 +149,8 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
 def variant_of(manifest: DatasetManifest, train: Images, test: Images) -> str:
     """Which known set of files this is, recognised by checksum; "unknown files" with their first digits otherwise."""
     if manifest.source == "embedded":
-        return "embedded"
+        same = manifest.sha256 in ({}, {"train": train.sha256, "test": test.sha256})
+        return "embedded" if same else f"embedded, other pixels {train.sha256[:8]}/{test.sha256[:8]}"
     known: list[Variant] = manifest.variants
     for variant in known:
         if variant.sha256 == {"train": train.sha256, "test": test.sha256}:
@@ -149,15 +173,33 @@ def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Da
         train, test = (_embedded(manifest.name, split, settings.decode_size) for split in ("train", "test"))
     else:
         folder = find(manifest)
+        classes = dataset(manifest.of).num_classes if manifest.of else manifest.num_classes
         train, test = (
-            decode(folder / f"{split}.parquet", settings.decode_size, manifest.num_classes)
+            decode(folder / f"{split}.parquet", settings.decode_size, classes, manifest.classes)
             for split in ("train", "test")
         )
+    if manifest.apart_from:
+        train, test = _apart((train, test), _load(dataset(manifest.apart_from).model_dump_json(), settings, roots))
     rows = split_rows(train.labels, settings)
     every = np.random.default_rng(1).permutation(len(test.labels))
     per_class = settings.test_limit and max(1, settings.test_limit // manifest.num_classes)
     rows["test"] = np.sort(balanced(test.labels, every, per_class))
     return Dataset(manifest, train, test, rows, variant_of(manifest, train, test))
+
+
+def content_hashes(images: Images) -> list[bytes]:
+    """A hash of each image's pixels, by which the same image is found again under another label."""
+    return [hashlib.blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).digest() for image in images.pixels]
+
+
+def _apart(parts: Sequence[Images], other: Dataset) -> list[Images]:
+    """The images (in memory) that the other dataset has in neither split."""
+    hidden = {*content_hashes(other.train), *content_hashes(other.test)}
+    out = []
+    for part in parts:
+        keep = np.array([row for row, content in enumerate(content_hashes(part)) if content not in hidden])
+        out.append(dataclasses.replace(part, pixels=part.pixels[keep], labels=part.labels[keep]))
+    return out
 
 
 def _embedded(name: str, split: str, side: int) -> Images:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -16,6 +16,8 @@ from zoolib.spec import ZoolibError, unknown
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.+-]*$")]
 
 
 class _Strict(BaseModel):
@@ -27,6 +29,7 @@ class Sizes(_Strict):
 
     train: int = Field(gt=0)
     test: int = Field(gt=0)
+    val: int | None = Field(default=None, gt=0)  # of the published validation split, where there is one
 
 
 class Variant(_Strict):
@@ -39,15 +42,71 @@ class Variant(_Strict):
     official: bool = False  # same images, same split and same pixels as the published dataset
 
 
+class SourceFile(_Strict):
+    """One file of a source under its official name, and what is known of it."""
+
+    name: FileName
+    urls: list[Url] = []  # mirrors, tried in order; none: it can only be put there by hand
+    sha256: Sha256 | None = None
+    sha1: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    md5: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
+    size: int | None = Field(default=None, gt=0)  # bytes
+    note: str = ""
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """Algorithm -> digest, for those that are known."""
+        known = {"sha256": self.sha256, "sha1": self.sha1, "md5": self.md5}
+        return {name: digest for name, digest in known.items() if digest}
+
+
+class Source(_Strict):
+    """One way to a dataset: its files, and the reader that turns them into rows."""
+
+    name: Name
+    reader: str
+    files: list[SourceFile] = []
+    huggingface: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+(:[\w.-]+)?$")  # owner/dataset[:config]
+    options: dict[str, Any] = {}  # of the reader
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Source:
+        if bool(self.files) == bool(self.huggingface):
+            raise ValueError("give either files or huggingface")
+        return self
+
+
+class Landmarks(_Strict):
+    """The protocol of a landmark dataset; indices count from 0."""
+
+    points: int = Field(gt=0)
+    flip_pairs: list[tuple[int, int]]  # points that change places in a mirrored image
+    normaliser: str  # what the distance is called that errors are divided by
+    normaliser_points: tuple[int, int]
+    sigma: float = Field(gt=0)  # of the heatmap's Gaussian, in heatmap pixels
+    box: str  # where the face box comes from
+    subsets: list[str] = []  # of the test split
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Landmarks:
+        every = [index for pair in self.flip_pairs for index in pair]
+        if len(set(every)) != len(every):
+            raise ValueError("a point occurs in two flip pairs")
+        if any(not 0 <= index < self.points for index in (*every, *self.normaliser_points)):
+            raise ValueError(f"an index lies outside 0..{self.points - 1}")
+        return self
+
+
 class DatasetManifest(_Strict):
     """A dataset: what it is, where it comes from, and how it may be used."""
 
     name: Name
     title: str
-    task: Literal["cls"]
+    task: Literal["cls", "landmarks"]
     source: Literal["embedded", "canonical"]
     description: str
-    num_classes: int = Field(gt=1)
+    num_classes: int = Field(default=0, ge=0)  # 0 for landmarks
     sizes: Sizes  # of the published dataset
     protocol: str
     flip: bool  # whether a mirrored image is still an image of its class
@@ -56,6 +115,52 @@ class DatasetManifest(_Strict):
     homepage: str
     paper_column: str | None = None  # its column in reference/paper_results.csv
     variants: list[Variant] = []
+    of: Name | None = None  # the dataset whose files it takes some classes from
+    classes: list[str] = []  # those classes, in the order of their labels here
+    apart_from: Name | None = (
+        None  # the dataset whose images it must not contain, duplicates under other labels included
+    )
+    sha256: dict[Literal["train", "test"], Sha256] = {}  # of an embedded dataset's pixels and labels
+    landmarks: Landmarks | None = None
+    sources: list[Source] = []  # where fetch gets it, tried in order
+    by_hand: str = ""  # what a person has to do where no source can be fetched
+    differences: list[str] = []  # between our copy or protocol and what the papers and their code say
+
+    @model_validator(mode="after")
+    def _subset(self) -> DatasetManifest:
+        if (self.of is None) != (not self.classes):
+            raise ValueError("of and classes belong together: name the dataset and the classes taken from it")
+        if self.of and self.source != "canonical":
+            raise ValueError("only classes of a canonical dataset can be taken")
+        if self.of and len(set(self.classes)) != self.num_classes:
+            raise ValueError(f"num_classes is {self.num_classes} but {len(set(self.classes))} classes are named")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """The folder below a data root that holds its files."""
+        return self.of or self.name
+
+    @model_validator(mode="after")
+    def _complete(self) -> DatasetManifest:
+        if self.task == "cls" and (self.num_classes < 2 or self.landmarks):
+            raise ValueError("a classification dataset needs num_classes of 2 or more, and no landmarks")
+        if self.task == "landmarks" and (self.num_classes or not self.landmarks):
+            raise ValueError("a landmark dataset needs the block landmarks, and no num_classes")
+        return self
+
+
+class OwnData(_Strict):
+    """Your own images, as a YAML of a few lines names them; `python -m zoolib import` makes a dataset of them."""
+
+    name: Name
+    path: str  # class folders, a .csv or a .parquet; relative to the YAML's folder
+    title: str = ""
+    licence: str = Field(default="not stated; only its owner can say", min_length=1)
+    flip: bool = True  # whether a mirrored image is still an image of its class
+    test: float = 0.2  # share of each class that is tested, where the data name no split
+    citation: str = "none given"
+    homepage: str = "none"
 
 
 class MemberManifest(_Strict):
@@ -64,7 +169,10 @@ class MemberManifest(_Strict):
     name: Name
     title: str
     architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
-    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|file:.+|random)$")
+    weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|file:.+|fetch:[\w.+-]+|random)$")
+    download: list[Url] = []  # mirrors of a `fetch:` file, tried in order
+    entry: str = ""  # key of the file under which the tensors lie; "" for the file itself
+    prefix: str = ""  # of the backbone's tensors; tensors without it belong to other parts and are dropped
     pretraining: str
     num_features: int = Field(gt=0)
     mean: tuple[float, float, float]
@@ -72,8 +180,22 @@ class MemberManifest(_Strict):
     input_size: int = Field(gt=0)  # pixels; the resolution of its pre-training
     fixed_input: bool = False  # True resizes every image to input_size (architectures that accept no other)
     sha256: Sha256 | None = None
+    sha256_prefix: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,64}$")  # where only its start is published
+    md5_prefix: str | None = Field(default=None, pattern=r"^[0-9a-f]{8,32}$")
+    note: str = ""
     licence: str
     url: str | None = None
+
+    @property
+    def source_head(self) -> bool:
+        """Whether it brings the classifier of its own pre-training: packaged and random networks bring none."""
+        return not (self.architecture.startswith("zoolib:") or self.weights == "random" or self.prefix or self.entry)
+
+    @model_validator(mode="after")
+    def _can_be_fetched(self) -> MemberManifest:
+        if self.download and not self.weights.startswith("fetch:"):
+            raise ValueError("download needs weights of the form fetch:FILE")
+        return self
 
 
 class HubManifest(_Strict):
@@ -102,7 +224,7 @@ class HubManifest(_Strict):
         raise unknown(f"member of hub {self.name!r}", name, [member.name for member in self.members])
 
 
-M = TypeVar("M", DatasetManifest, HubManifest)
+M = TypeVar("M", DatasetManifest, HubManifest, OwnData)
 
 
 def read(path: Path, kind: type[M]) -> M:
@@ -110,7 +232,7 @@ def read(path: Path, kind: type[M]) -> M:
     try:
         content = yaml.safe_load(path.read_text())
         manifest = kind.model_validate(content)
-    except (yaml.YAMLError, OSError) as error:
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise ZoolibError(f"{path}: not readable YAML ({' '.join(str(error).split())})") from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -119,6 +241,15 @@ def read(path: Path, kind: type[M]) -> M:
     if manifest.name != path.stem:
         raise ZoolibError(f"{path}: the name inside is {manifest.name!r}; name the file {manifest.name}.yaml")
     return manifest
+
+
+def parse(fields: dict[str, Any]) -> OwnData:
+    """Your own images from single values. Raises ZoolibError naming the first that is wrong or missing."""
+    try:
+        return OwnData.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ZoolibError(f"--{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
 
 
 @functools.cache
@@ -134,11 +265,51 @@ def hubs() -> dict[str, HubManifest]:
     return {path.stem: read(path, HubManifest) for path in sorted(shared("data_manifests").glob("hubs/*.yaml"))}
 
 
+def own() -> dict[str, DatasetManifest]:
+    """Datasets of your own by name: the manifests that an import left below the data roots."""
+    found: dict[str, DatasetManifest] = {}
+    for path in (path for root in data_roots() for path in sorted(root.glob("*/*.yaml"))):
+        if path.stem == path.parent.name and not path.parent.name.startswith(".") and path.stem not in found:
+            found[path.stem] = read(path, DatasetManifest)
+    return found
+
+
+def _keys(path: Path) -> set[str]:
+    """The top-level keys of a YAML file; none where it is unreadable."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, OSError, ValueError):
+        return set()
+    return set(map(str, content)) if isinstance(content, dict) else set()
+
+
+def is_hub(name: str) -> bool:
+    """Whether a YAML file describes a hub."""
+    return "members" in _keys(Path(name))
+
+
+def own_data(path: Path) -> OwnData | None:
+    """What a YAML file says of your own images; None when it is the whole manifest of a dataset."""
+    return read(path, OwnData) if "path" in _keys(path) else None
+
+
 def dataset(name: str) -> DatasetManifest:
-    """The dataset of that name. Raises ZoolibError for an unknown one."""
-    if name not in datasets():
-        raise unknown("dataset", name, datasets())
-    return datasets()[name]
+    """The dataset of that name: the project's, an imported one, or what a YAML file of your own describes.
+
+    Raises ZoolibError for an unknown name, a file that does not fit the schema, or images that were not imported yet.
+    """
+    if name in datasets():
+        return datasets()[name]
+    if name.endswith((".yaml", ".yml")):
+        short = own_data(Path(name))
+        if short is None:
+            return read(Path(name), DatasetManifest)
+        if short.name not in own():
+            raise ZoolibError(f"{short.name!r} was not imported yet; run `python -m zoolib import {name}` once")
+        return own()[short.name]
+    if name not in own():
+        raise unknown("dataset", name, {**datasets(), **own()})
+    return own()[name]
 
 
 def hub(name: str) -> HubManifest:
@@ -153,17 +324,23 @@ def hub(name: str) -> HubManifest:
     return hubs()[name]
 
 
-def find(manifest: DatasetManifest) -> Path:
-    """The folder with train.parquet and test.parquet. Raises ZoolibError saying where to put it."""
-    roots = data_roots()
+def find(manifest: DatasetManifest, roots: list[Path] | None = None) -> Path:
+    """The folder with train.parquet and test.parquet. Raises ZoolibError saying how to get it, or where to put it."""
+    roots = roots or data_roots()
     for root in roots:
-        folder = root / manifest.name
+        folder = root / manifest.folder
         if all((folder / f"{split}.parquet").is_file() for split in ("train", "test")):
             return folder
-    places = " or ".join(str(root / manifest.name) for root in roots)
+    places = " or ".join(str(root / manifest.folder) for root in roots)
+    column = "label" if manifest.task == "cls" else "landmarks"
+    fetch = (
+        f"run `python -m zoolib fetch {manifest.folder}`, or "
+        if (dataset(manifest.of) if manifest.of else manifest).sources
+        else ""
+    )
     raise ZoolibError(
-        f"dataset {manifest.name!r} is not on this machine: put train.parquet and test.parquet (columns image, label) "
-        f"into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.name}/"
+        f"dataset {manifest.name!r} is not on this machine: {fetch}put train.parquet and test.parquet (columns image, "
+        f"{column}) into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.folder}/"
     )
 
 

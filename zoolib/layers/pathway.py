@@ -43,6 +43,40 @@ class PathwayGenerator(nn.Module):
         return logits.softmax(-1)
 
 
+class RandomPathway(nn.Module):
+    """Weights drawn anew for each image, whatever it shows: the ablation "w/ random path" of Hub-Pathway's table 4.
+
+    They are softmax(eps), eps ~ N(0, 1) per entry, in training and at test time.
+    """
+
+    def __init__(self, num_models: int) -> None:
+        super().__init__()
+        self.num_models = num_models
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, ...) -> pathway weights (B, m), float32, each row sums to 1; only B is read of the images."""
+        return torch.randn(len(x), self.num_models, device=x.device).softmax(-1)
+
+
+class TaskPathway(nn.Module):
+    """One set of weights for the whole task: eq. 3 with two learned vectors in the place of G_p(x) and G_n(x).
+
+    At test time every image takes the same route, through the k models of the largest preference.
+    """
+
+    def __init__(self, num_models: int) -> None:
+        super().__init__()
+        self.preference = nn.Parameter(torch.zeros(num_models))
+        self.noise = nn.Parameter(torch.zeros(num_models))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, ...) -> pathway weights (B, m), float32, each row sums to 1; only B is read of the images."""
+        logits = self.preference.float().expand(len(x), -1)
+        if self.training:
+            logits = logits + torch.randn_like(logits) * F.softplus(self.noise.float())
+        return logits.softmax(-1)
+
+
 def top_k_mask(weights: Tensor, k: int) -> Tensor:
     """True for the k largest entries of each row of (B, m), exactly k even among ties (eq. 1).
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoolib import losses
 from zoolib.hub import HubModel
-from zoolib.layers.pathway import PathwayGenerator, dispatch, top_k_mask
+from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, top_k_mask
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome
 from zoolib.spec import ZoolibError
@@ -26,6 +28,7 @@ class HubPathway(Method):
         top_k: int = 2,
         explore_weight: float = 0.3,
         frozen_bn: bool = False,
+        exploit: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= len(members):
@@ -37,6 +40,7 @@ class HubPathway(Method):
         self.top_k = top_k
         self.explore_weight = explore_weight  # lambda
         self.frozen_bn = frozen_bn
+        self.exploit = exploit
         self.recorded = {"weight": [member.name for member in members]}
 
     def train(self, mode: bool = True) -> HubPathway:
@@ -61,32 +65,64 @@ class HubPathway(Method):
         """The terms of eq. 6, all in one backward pass.
 
         explore depends on G alone and exploit on the members alone, so their sum with the task loss gives both
-        arg-mins: G and A descend task + lambda explore, the members descend task + exploit.
+        arg-mins: G and A descend task + lambda explore, the members descend task + exploit. A term that an ablation
+        leaves out is not there.
         """
+        terms = {"task": task.loss(output.prediction, target)}
+        if self.explore_weight:
+            terms["explore"] = self.explore_weight * losses.explore(output.aux["weight"])
+        if not self.exploit:
+            return terms
         members = output.aux["members"]  # (B, m, C)
         batch, count = members.shape[:2]
         repeated = target.repeat_interleave(count, dim=0)
         each = task.sample_loss(members.flatten(0, 1), repeated).view(batch, count)
-        return {
-            "task": task.loss(output.prediction, target),
-            "explore": self.explore_weight * losses.explore(output.aux["weight"]),
-            "exploit": losses.exploit(each, output.aux["active"]),
-        }
+        return terms | {"exploit": losses.exploit(each, output.aux["active"])}
+
+
+_START = "the aggregator starts as the sum of the weighted logits; the paper does not say how it starts"
+_OPTIMISER = "momentum is Nesterov's and weight decay 5e-4, as in Zoo-Tuning's code; the paper names neither"
 
 
 def hub_pathway(ctx: Context) -> Outcome:
     """Hub-Pathway with the spec's k, lambda and generator."""
-    option = ctx.spec.option
-    members = ctx.hub.models()
-    generator = PathwayGenerator(len(members), option("generator_width"), option("generator_size"))
-    method = HubPathway(members, ctx.task, generator, option("top_k"), option("explore_weight"))
-    deviations = [
-        "the aggregator starts as the sum of the weighted logits; the paper does not say how it starts",
-        "momentum is Nesterov's and weight decay 5e-4, as in Zoo-Tuning's code; the paper names neither",
-    ]
-    if (option("generator_width"), option("generator_size")) != (64, 224):
-        small = f"width {option('generator_width')} on {option('generator_size')} px"
-        deviations.append(
-            f"the generator is a 9-layer ResNet of {small}, not of width 64 on 224 px, to fit a small machine"
-        )
-    return ctx.fit(method, deviations)
+    return _learned(ctx, explore_weight=ctx.spec.option("explore_weight"))
+
+
+def no_explore(ctx: Context) -> Outcome:
+    """Without the exploration loss, which is lambda = 0; the generator keeps its noise (table 4)."""
+    return _learned(ctx, explore_weight=0.0)
+
+
+def no_exploit(ctx: Context) -> Outcome:
+    """Without the loss of each activated member on its own (table 4)."""
+    return _learned(ctx, explore_weight=ctx.spec.option("explore_weight"), exploit=False)
+
+
+def random_path(ctx: Context) -> Outcome:
+    """Weights that are drawn and not learned, in training and at test time (table 4)."""
+    note = (
+        "the random weights are softmax(N(0, 1)), drawn for each image in training and testing; the paper defines none"
+    )
+    return _fit(ctx, RandomPathway(len(ctx.hub.names)), [note], explore_weight=0.0)
+
+
+def task_level(ctx: Context) -> Outcome:
+    """One learned set of weights for the whole task in the place of the generator."""
+    return _fit(ctx, TaskPathway(len(ctx.hub.names)), [], explore_weight=ctx.spec.option("explore_weight"))
+
+
+def _learned(ctx: Context, **options: Any) -> Outcome:
+    """Hub-Pathway with a generator of the spec's size."""
+    width, size = ctx.spec.option("generator_width"), ctx.spec.option("generator_size")
+    generator = PathwayGenerator(len(ctx.hub.names), width, size)
+    small = (
+        f"the generator is a 9-layer ResNet of width {width} on {size} px, not of width 64 on 224 px, "
+        "to fit a small machine"
+    )
+    return _fit(ctx, generator, [] if (width, size) == (64, 224) else [small], **options)
+
+
+def _fit(ctx: Context, generator: nn.Module, deviations: list[str], **options: Any) -> Outcome:
+    method = HubPathway(ctx.hub.models(), ctx.task, generator, ctx.spec.option("top_k"), **options)
+    return ctx.fit(method, [_START, _OPTIMISER, *deviations])

@@ -29,5 +29,8 @@ def scratch(ctx: Context) -> Outcome:
 
 
 def finetune(ctx: Context) -> Outcome:
-    """All weights of the member that the spec names."""
-    return ctx.fit(Single(ctx.hub.model(ctx.spec.member), ctx.task))
+    """All weights of the member that the spec names; they are kept for the methods that start from them."""
+    method = Single(ctx.hub.model(ctx.spec.member), ctx.task)
+    outcome = ctx.fit(method)
+    ctx.keep(method)
+    return outcome

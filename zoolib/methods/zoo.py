@@ -43,6 +43,7 @@ class ZooTuning(Method):
     ) -> None:
         super().__init__()
         _check_members(members)
+        self.lite = lite
         self.features = copy.deepcopy(members[0])
         backbones = [member.backbone for member in members]
         self.features.backbone = surgery.aggregate(backbones, alignment, lite, gate_momentum)
@@ -56,6 +57,17 @@ class ZooTuning(Method):
         prediction = self.head(self.features(x))  # (B, C)
         gates = torch.stack(list(surgery.gates(self.features.backbone).values()), 1)  # (B, L, m), detached
         return Output(prediction, {"gates": gates})
+
+    def inference_parameters(self) -> int:
+        """Kernels are kept aligned, so no alignment is; a lite model keeps one mixed kernel a layer and no gate."""
+        total = sum(p.numel() for p in self.parameters())
+        for layer in surgery.gate_layers(self.features.backbone).values():
+            total -= 0 if layer.alignment is None else layer.alignment.numel()
+            if self.lite:
+                kept = [layer.weight, *([] if layer.bias is None else [layer.bias])]
+                total -= sum(p.numel() - p.numel() // len(self.member_names) for p in kept)
+                total -= sum(p.numel() for p in layer.gate.parameters())
+        return total
 
 
 def zoo_tuning(ctx: Context) -> Outcome:

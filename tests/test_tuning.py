@@ -1,0 +1,289 @@
+"""Regularised fine-tuning and teachers as methods: what each pulls at, what it leaves alone, and how runs are planned."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from zoolib import experiment, features, regularizers
+from zoolib.data import loaders, manifests
+from zoolib.grid import choose_methods, grid
+from zoolib.hub import Hub, split
+from zoolib.method import Method
+from zoolib.methods import METHODS, SETS
+from zoolib.methods.btuning import BTuning, FeatureDistillation, choose_teachers
+from zoolib.methods.guided import last_convolutions
+from zoolib.methods.regularized import BSS, Anchored, BiTuning, CoTuning, Delta, LwF, filter_attention, loss_rises
+from zoolib.results import ResultStore
+from zoolib.runtime import device
+from zoolib.spec import RunSpec, Settings, ZoolibError
+from zoolib.tasks import Classification
+from zoolib.train import Machine
+from zoolib.transferability import LogME, logme
+
+TASK = Classification(10)
+HUB = Hub("digits-zoo")
+
+
+@pytest.fixture(autouse=True)
+def _own_build(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(6, 3, 16, 16), torch.tensor([0, 1, 2, 3, 4, 4])
+
+
+def model():
+    return HUB.model("rotation")
+
+
+def built(name: str) -> Method:
+    head = torch.nn.Linear(64, 7)
+    posterior = np.random.default_rng(0).normal(size=(64, 10))
+    return {
+        "l2_sp": lambda: Anchored(model(), TASK, 0.01, 0.02),
+        "ewc": lambda: Anchored(model(), TASK, 0.01, 0.02, [torch.ones_like(p) for p in model().parameters()]),
+        "delta": lambda: Delta(model(), TASK, ["backbone.layer1.conv2"], [torch.full((16,), 1 / 16)], 0.01, 0.01),
+        "lwf": lambda: LwF(model(), head, TASK, 4.0, 3.0),
+        "co_tuning": lambda: CoTuning(model(), head, TASK, torch.full((10, 7), 1 / 7), 2.3),
+        "bss": lambda: BSS(model(), TASK, 0.001, 1),
+        "bi_tuning": lambda: BiTuning(model(), TASK, 10, 1.0, 4, 0.9, 0.07, 8),
+        "b_tuning": lambda: BTuning(model(), TASK, posterior, [(HUB.model("jigsaw"), posterior)], [1.0], 100.0),
+        "feature_distillation": lambda: FeatureDistillation(model(), TASK, [HUB.model("jigsaw"), model()], 1.0),
+    }[name]()
+
+
+EVERY = [name for name, card in METHODS.items() if card.family in ("regularised", "teachers")]
+
+
+def step(method: Method, batch) -> dict[str, torch.Tensor]:
+    method.train()
+    return method.loss(method(batch[0]), batch[1], TASK, 0.5)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_method_adds_named_terms_to_the_task_loss_and_trains_backbone_and_head(name, batch):
+    method = built(name)
+    terms = step(method, batch)
+    expected = F.cross_entropy(method(batch[0]).prediction, batch[1])
+    assert terms["task"].item() == pytest.approx(expected.item(), rel=1e-5) and len(terms) > 1
+    assert all(torch.isfinite(term) and term.shape == () for term in terms.values())
+    sum(terms.values()).backward()
+    assert all(p.grad is not None for p in method.backbone.parameters()) and method.head.weight.grad.abs().sum() > 0
+    frozen = [p for module in method.__dict__["frozen"].values() for p in module.parameters()]
+    assert not any(p.requires_grad for p in frozen) and not {*map(id, frozen)} & {*map(id, method.parameters())}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_frozen_networks_stay_in_evaluation_mode_and_are_not_counted(name):
+    method = built(name).train()
+    assert not any(module.training for module in method.__dict__["frozen"].values())
+    extra = {"lwf": 64 * 7 + 7, "co_tuning": 64 * 7 + 7, "bi_tuning": 64 * 8 + 8, "feature_distillation": 2 * 64 * 64}
+    own = sum(p.numel() for p in model().parameters()) + 650
+    assert sum(p.numel() for p in method.parameters()) == own + extra.get(name, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "decay"), [("l2_sp", 0.0), ("ewc", 0.0), ("delta", 0.0), ("bss", None), ("lwf", None)]
+)
+def test_pulls_towards_the_start_replace_weight_decay(name, decay):
+    (group,) = built(name).param_groups(0.01)
+    assert group.get("weight_decay") == decay and group["lr"] == 0.01
+
+
+def test_the_anchor_is_zero_at_the_start_and_ewc_with_equal_information_is_l2_sp(batch):
+    plain, fisher = built("l2_sp"), built("ewc")
+    assert step(plain, batch)["anchor"] == 0 == step(fisher, batch)["anchor"]
+    for method in (plain, fisher):
+        with torch.no_grad():
+            for parameter in method.backbone.parameters():
+                parameter.add_(0.1)
+    count = sum(p.numel() for p in model().parameters())
+    assert step(plain, batch)["anchor"].item() == pytest.approx(0.01 * 0.5 * 0.01 * count, rel=1e-4)
+    assert step(plain, batch)["anchor"].item() == pytest.approx(step(fisher, batch)["anchor"].item(), rel=1e-5)
+    head = 0.5 * sum(p.square().sum() for p in plain.head.parameters())
+    assert step(plain, batch)["head"].item() == pytest.approx(0.02 * head.item())
+
+
+def test_delta_compares_the_last_convolution_of_each_stage_and_silencing_a_filter_is_zeroing_its_map(batch):
+    network, (x, labels) = model(), batch
+    assert last_convolutions(network, x) == [f"backbone.layer{i}.conv2" for i in (1, 2, 3)]
+    torch.manual_seed(1)
+    weights = torch.randn(64, 10)
+    name = "backbone.layer1.conv2"
+    rises = loss_rises(network.eval(), name, x, labels, lambda f: f @ weights, together=30)
+    with torch.no_grad():
+        base = F.cross_entropy(network(x) @ weights, labels)
+        kernel = network.get_submodule(name).weight
+        for channel in (0, 7, 15):
+            kept = kernel[channel].clone()
+            kernel[channel] = 0
+            assert rises[channel].item() == pytest.approx(
+                (F.cross_entropy(network(x) @ weights, labels) - base).item(), abs=1e-5
+            )
+            kernel[channel] = kept
+    (attention,) = filter_attention(network, [name], x, labels, lambda f: f @ weights)
+    assert torch.allclose(
+        attention, regularizers.attention(rises), atol=1e-6
+    ) and attention.sum().item() == pytest.approx(1)
+
+
+def test_lwf_starts_near_the_pretrained_answers_and_its_teacher_does_not_follow(batch):
+    method = built("lwf")
+    method.eval()
+    output = method(batch[0])
+    output.aux["images"] = batch[0]
+    assert method.loss(output, batch[1], TASK, 0.0)["distillation"].item() == pytest.approx(0, abs=1e-5)
+    before = method.ask("source", batch[0])
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.5)
+    assert torch.equal(method.ask("source", batch[0]), before)
+
+
+def test_bi_tuning_keeps_the_last_keys_of_each_class_and_its_slow_copy_is_part_of_the_state(batch):
+    method = built("bi_tuning")
+    empty = method.features.clone()
+    step(method, batch)
+    changed = (method.features != empty).any(2).sum(1)
+    assert changed.tolist() == [1, 1, 1, 1, 2, 0, 0, 0, 0, 0] and method.position[4] == 2
+    for _ in range(2):
+        step(method, batch)
+    assert method.position[4] == 6 % 4
+    slow = {k: v.clone() for k, v in method.get_extra_state().items()}
+    other = built("bi_tuning")
+    other.load_state_dict(method.state_dict())
+    assert all(torch.equal(v, slow[k]) for k, v in other.get_extra_state().items())
+    assert torch.equal(step(method, batch)["projection"], step(other, batch)["projection"])
+
+
+def test_the_slow_copy_follows_at_the_momentum(batch):
+    method = built("bi_tuning")
+    start = method.get_extra_state()["projector.weight"].clone()
+    with torch.no_grad():
+        method.projector.weight.add_(1.0)
+    step(method, batch)
+    assert torch.allclose(method.get_extra_state()["projector.weight"], start + 0.1, atol=1e-6)
+
+
+def test_b_tuning_has_no_pull_when_the_model_is_its_own_only_teacher(batch):
+    posterior = np.random.default_rng(0).normal(size=(64, 10))
+    method = BTuning(model(), TASK, posterior, [(model(), posterior)], [1.0], 100.0).eval()
+    output = method(batch[0])
+    output.aux["images"] = batch[0]
+    assert method.loss(output, batch[1], TASK, 0.0)["bayesian"].item() == pytest.approx(0, abs=1e-6)
+
+
+def result(score: float) -> LogME:
+    return LogME(score, *(np.zeros(1),) * 3, np.zeros((1, 1)), "auto")
+
+
+def test_teachers_are_the_top_by_logme_or_those_named():
+    ranked = {"a": result(0.1), "b": result(0.3), "c": result(0.2)}
+    assert choose_teachers("2", ranked) == ["b", "c"] and choose_teachers("a, c", ranked) == ["a", "c"]
+    for wrong in ("0", "4", "a,d", ""):
+        with pytest.raises(ZoolibError, match="use"):
+            choose_teachers(wrong, ranked)
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["l2_sp", "delta", "bss", "bi_tuning", "b_tuning", "feature_distillation"])
+def test_a_run_of_each_ends_as_a_record_that_names_its_deviations(name, tmp_path):
+    options = {"teachers": "jigsaw,rotation"} if METHODS[name].family == "teachers" else {}
+    (spec,) = grid("cls", "digits", "digits-zoo", name, "smoke", 1, members=["rotation"], **options)
+    record = experiment.run(spec, ResultStore(tmp_path / "records"))
+    assert 0 <= record.metrics["test"]["top1_accuracy"] <= 100 and len(record.deviations) > 1
+    assert (set(record.curves["term"]) - {"task", "top1_accuracy"}) and spec.member == "rotation"
+
+
+def test_ranking_a_hub_extracts_each_model_once_and_records_every_score(tmp_path, monkeypatch):
+    store = ResultStore(tmp_path / "records")
+    records = experiment.rank("digits-zoo", "digits", "smoke", store, progress=False)
+    assert [r.spec.member for r in records] == HUB.names and {r.spec.seed for r in records} == {0}
+    assert {"logme", "h_score", "transrate"} == set(records[0].metrics["train"])  # pretexts leave no source head
+    assert 0 <= records[0].metrics["val"]["linear_probe"] <= 100
+    settings, data = records[0].spec.settings, loaders.load(manifests.dataset("digits"), records[0].spec.settings)
+    monkeypatch.setattr(features, "_run", lambda *_: pytest.fail("extracted again"))
+    machine = Machine(device(), "float32")
+    kept = features.extract(HUB.manifest.member("jigsaw"), data, settings, machine)
+    assert kept.cached and kept.splits["train"].shape == (100, 64)
+    assert logme(kept.splits["train"], kept.labels["train"]).score == records[1].metrics["train"]["logme"]
+    images = torch.from_numpy(np.stack([data.train.pixels[row] for row in data.rows["train"]]))
+    with torch.no_grad():
+        expected = HUB.model("jigsaw").eval()(loaders.augment.to_float(images))
+    assert np.allclose(kept.splits["train"], expected, atol=1e-5)
+
+
+def test_the_cache_key_follows_model_images_and_sizes_and_nothing_else():
+    settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
+    data, member = loaders.load(manifests.dataset("digits"), settings), HUB.manifest.member("rotation")
+    own = features.key(member, data, settings, "train", "float32")
+    assert features.key(member, data, dataclasses.replace(settings, lr=1.0), "train", "float32") == own
+    changed = [
+        features.key(HUB.manifest.member("jigsaw"), data, settings, "train", "float32"),
+        features.key(member, data, dataclasses.replace(settings, image_size=16), "train", "float32"),
+        features.key(
+            member, dataclasses.replace(data, variant="", rows={"train": data.rows["val"]}), settings, "train", ""
+        ),
+        features.key(member, data, settings, "val", "float32"),
+        features.key(member, data, settings, "train", "bfloat16"),
+    ]
+    assert own not in changed and len(set(changed)) == len(changed)
+
+
+def test_a_member_splits_into_backbone_and_source_head_and_a_pretext_has_none():
+    assert split(HUB.manifest.member("rotation"))[1] is None
+    backbone, head = split(manifests.hub("imagenet-lite").members[0])
+    assert head.out_features == 1000 and head.in_features == backbone.num_features
+    with torch.no_grad():
+        assert backbone.eval()(torch.rand(1, 3, 32, 32)).shape == (1, 1280)
+
+
+# Plans ----------------------------------------------------------------------------------------------------------------
+
+
+def test_families_are_asked_for_by_name_and_stay_out_of_all():
+    assert {METHODS[name].family for name in SETS["all"]} == {"hub"}
+    names = [card.name for card in choose_methods("regularised", manifests.hub("imagenet-lite"))]
+    assert names == ["finetune", "l2_sp", "ewc", "delta", "lwf", "bss", "co_tuning", "bi_tuning"]
+    headless = [card.name for card in choose_methods("regularised", manifests.hub("digits-zoo"))]
+    assert headless == ["finetune", "l2_sp", "delta", "bss", "bi_tuning"]
+    with pytest.raises(ZoolibError, match="needs the classifier of the pre-training"):
+        choose_methods("lwf", manifests.hub("digits-zoo"))
+
+
+def test_a_share_of_the_labels_is_part_of_the_specification_and_the_whole_changes_no_run_id():
+    (whole,) = grid("cls", "digits", "digits-zoo", "scratch", "smoke", 1)
+    (part,) = grid("cls", "digits", "digits-zoo", "scratch", "smoke", 1, label_fraction=0.5)
+    assert "train_fraction" not in whole.to_dict()["settings"] and part.to_dict()["settings"]["train_fraction"] == 0.5
+    assert RunSpec.from_dict(part.to_dict()) == part and RunSpec.from_dict(whole.to_dict()) == whole
+    assert part.run_id != whole.run_id
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ZoolibError, match="train_fraction"):
+            grid("cls", "digits", "digits-zoo", "scratch", "smoke", 1, label_fraction=wrong)
+
+
+def test_shares_of_the_labels_are_stratified_and_nested():
+    labels = np.repeat(np.arange(4), [100, 40, 10, 3])
+    rows = {f: loaders.split_rows(labels, Settings(train_fraction=f)) for f in (0.15, 0.5, 1.0)}
+    assert [np.bincount(labels[rows[0.5]["train"]]).tolist()] == [[45, 18, 4, 1]]
+    assert set(rows[0.15]["train"]) < set(rows[0.5]["train"]) < set(rows[1.0]["train"])
+    assert np.bincount(labels[rows[0.15]["train"]]).min() == 1
+    assert all((rows[f]["val"] == rows[1.0]["val"]).all() for f in rows)
+
+
+def test_some_members_can_be_asked_for_and_a_deterministic_method_has_one_run():
+    specs = grid("cls", "digits", "imagenet-lite", "finetune,rank", "mini", 3, members=["efficientnet_lite1"])
+    assert [(s.method, s.seed) for s in specs] == [("finetune", 0), ("rank", 0), ("finetune", 1), ("finetune", 2)]
+    assert {s.member for s in specs} == {"efficientnet_lite1"}
+    with pytest.raises(ZoolibError, match="unknown member"):
+        grid("cls", "digits", "imagenet-lite", "finetune", "mini", 1, members=["resnet"])

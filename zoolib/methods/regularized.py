@@ -1,0 +1,361 @@
+"""Fine-tuning one member with a regulariser: L2-SP, EWC, DELTA, LwF, BSS, Co-Tuning and Bi-Tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoolib import features, regularizers
+from zoolib.data import loaders
+from zoolib.hub import HubModel, split
+from zoolib.method import Output
+from zoolib.methods.guided import Guided, Maps, WithHead, evaluating, last_convolutions
+from zoolib.recipe import Context, Outcome
+from zoolib.spec import ZoolibError
+from zoolib.tasks import Task
+from zoolib.transferability import logme
+
+Terms = dict[str, Tensor]
+Classifier = Callable[[Tensor], Tensor]
+_PROTOCOL = (
+    "trained as every method of this book; the library that these settings come from trains 20 epochs of 500 steps"
+)
+
+
+class Anchored(Guided):
+    """Weights pulled back to their start: L2-SP, and EWC with a Fisher information for each weight."""
+
+    weight_decay = 0.0
+
+    def __init__(
+        self, backbone: HubModel, task: Task, backbone_weight: float, head_weight: float,
+        fisher: list[Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(backbone, task)
+        self.backbone_weight, self.head_weight, self.diagonal = backbone_weight, head_weight, fisher is not None
+        for index, parameter in enumerate(backbone.parameters()):
+            self.register_buffer(f"anchor{index}", parameter.detach().clone(), persistent=False)
+            if fisher is not None:
+                self.register_buffer(f"fisher{index}", fisher[index], persistent=False)
+
+    def _kept(self, name: str) -> Iterator[Tensor]:
+        return (self.get_buffer(f"{name}{index}") for index, _ in enumerate(self.backbone.parameters()))
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; anchor, the backbone's distance from its start; head, half its squared norm."""
+        own = self.backbone.parameters()
+        if self.diagonal:
+            distance = regularizers.fisher_distance(own, self._kept("anchor"), self._kept("fisher"))
+        else:
+            distance = regularizers.squared_distance(own, self._kept("anchor"))
+        head = regularizers.squared_distance(self.head.parameters())
+        terms = super().loss(output, target, task, progress)
+        return terms | {"anchor": self.backbone_weight * distance, "head": self.head_weight * head}
+
+
+class Delta(Guided):
+    """Feature maps held near the pretrained ones, filter by filter (Li et al., ICLR 2019)."""
+
+    weight_decay = 0.0
+
+    def __init__(
+        self, backbone: HubModel, task: Task, layers: list[str], weights: list[Tensor],
+        backbone_weight: float, head_weight: float,
+    ) -> None:  # fmt: skip
+        super().__init__(backbone, task)
+        self.backbone_weight, self.head_weight, self.layers = backbone_weight, head_weight, layers
+        source = self.freeze("source", copy.deepcopy(backbone))
+        self.own_maps, self.source_maps = Maps(backbone, layers), Maps(source, layers)
+        for index, weight in enumerate(weights):
+            self.register_buffer(f"attention{index}", weight, persistent=False)
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; behaviour, the distance of the maps; head, half its squared norm."""
+        self.ask("source", output.aux["images"])
+        attention = [self.get_buffer(f"attention{index}") for index in range(len(self.layers))]
+        distance = regularizers.behaviour(self.own_maps.take(), self.source_maps.take(), attention)
+        head = regularizers.squared_distance(self.head.parameters())
+        terms = super().loss(output, target, task, progress)
+        return terms | {"behaviour": self.backbone_weight * distance, "head": self.head_weight * head}
+
+
+class SourceHead(Guided):
+    """A second head, the pretrained one, trained along: the shared part of LwF and Co-Tuning."""
+
+    def __init__(self, backbone: HubModel, source_head: nn.Module, task: Task, trade_off: float) -> None:
+        super().__init__(backbone, task)
+        self.source_head, self.trade_off = source_head, trade_off
+
+
+class LwF(SourceHead):
+    """Learning without forgetting: the source head answers as the pretrained network did (Li and Hoiem, ECCV 2016)."""
+
+    def __init__(
+        self, backbone: HubModel, source_head: nn.Module, task: Task, trade_off: float, temperature: float
+    ) -> None:
+        super().__init__(backbone, source_head, task, trade_off)
+        self.temperature = temperature
+        self.freeze("source", WithHead(backbone, source_head))
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; distillation from the pretrained network's source logits."""
+        teacher = self.ask("source", output.aux["images"])
+        own = self.source_head(output.aux["features"])
+        term = self.trade_off * regularizers.distillation(own, teacher, self.temperature)
+        return super().loss(output, target, task, progress) | {"distillation": term}
+
+
+class CoTuning(SourceHead):
+    """The source head learns p(source class | target class) (You et al., NeurIPS 2020)."""
+
+    relation: Tensor
+
+    def __init__(
+        self, backbone: HubModel, source_head: nn.Module, task: Task, relation: Tensor, trade_off: float
+    ) -> None:
+        super().__init__(backbone, source_head, task, trade_off)
+        self.register_buffer("relation", relation, persistent=False)  # (C, Cs)
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; source, the cross-entropy of the source head to the relation's row of the label."""
+        own = self.source_head(output.aux["features"])
+        term = self.trade_off * regularizers.soft_cross_entropy(own, self.relation[target])
+        return super().loss(output, target, task, progress) | {"source": term}
+
+
+class BSS(Guided):
+    """Batch spectral shrinkage (Chen et al., NeurIPS 2019)."""
+
+    def __init__(self, backbone: HubModel, task: Task, trade_off: float, smallest: int) -> None:
+        super().__init__(backbone, task)
+        self.trade_off, self.smallest = trade_off, smallest
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; shrinkage of the batch's smallest singular values."""
+        term = self.trade_off * regularizers.batch_spectral_shrinkage(output.aux["features"], self.smallest)
+        return super().loss(output, target, task, progress) | {"shrinkage": term}
+
+
+class BiTuning(Guided):
+    """Contrastive losses on classifier and projection over queues filled by a slow copy (Zhong et al. 2020).
+
+    The queues hold the last K keys of each class. Copy and queues are part of the state, so that a run can be resumed.
+    """
+
+    features: Tensor
+    projections: Tensor
+    position: Tensor
+
+    def __init__(
+        self, backbone: HubModel, task: Task, num_classes: int, trade_off: float, queue: int, momentum: float,
+        temperature: float, projection: int,
+    ) -> None:  # fmt: skip
+        super().__init__(backbone, task)
+        self.projector = nn.Linear(backbone.num_features, projection)
+        self.trade_off, self.momentum, self.temperature, self.queue = trade_off, momentum, temperature, queue
+        self.freeze("keys", copy.deepcopy(nn.ModuleDict({"backbone": backbone, "projector": self.projector})))
+        for name, width in (("features", backbone.num_features), ("projections", projection)):
+            filled = F.normalize(torch.randn(num_classes, queue, width), dim=-1)
+            self.register_buffer(name, filled)  # (C, K, width)
+        self.register_buffer("position", torch.zeros(num_classes, dtype=torch.long))
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """The slow copy, which is not counted as part of the model."""
+        return dict(self.__dict__["frozen"]["keys"].state_dict())
+
+    def set_extra_state(self, state: dict[str, Tensor]) -> None:
+        """The inverse of get_extra_state."""
+        self.__dict__["frozen"]["keys"].load_state_dict(state)
+
+    def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
+        """task; classifier, the label's row of the head against features; projection, between projected features."""
+        query, keys = F.normalize(output.aux["features"].float(), dim=1), self.__dict__["frozen"]["keys"]
+        with torch.no_grad():
+            self._follow(keys)
+            slow = keys["backbone"](output.aux["images"]).float()
+            key, slow = F.normalize(slow, dim=1), F.normalize(keys["projector"](slow).float(), dim=1)
+        classes, each = len(self.position), self.queue
+        positive = torch.arange(classes, device=target.device).repeat_interleave(each) == target[:, None]
+        positive = torch.cat([torch.ones_like(positive[:, :1]), positive], 1)  # (B, 1 + C K)
+        rows = self.head.weight[target]  # type: ignore[union-attr,index]  # (B, D)
+        by_class = torch.cat([(rows * query).sum(1, keepdim=True), rows @ self.features.flatten(0, 1).T], 1)
+        projected = F.normalize(self.projector(output.aux["features"]).float(), dim=1)
+        by_key = torch.cat([(projected * slow).sum(1, keepdim=True), projected @ self.projections.flatten(0, 1).T], 1)
+        terms = super().loss(output, target, task, progress)
+        terms["classifier"] = self.trade_off * regularizers.contrast(by_class / self.temperature, positive)
+        terms["projection"] = self.trade_off * regularizers.contrast(by_key / self.temperature, positive)
+        self._enqueue(key, slow, target)
+        return terms
+
+    def _follow(self, keys: nn.Module) -> None:
+        """Move the slow copy towards the network."""
+        for name in ("backbone", "projector"):
+            own, other = getattr(self, name), keys.get_submodule(name)
+            for mine, slow in zip(own.parameters(), other.parameters(), strict=True):
+                slow.lerp_(mine, 1 - self.momentum)
+            for mine, slow in zip(own.buffers(), other.buffers(), strict=True):
+                slow.copy_(mine)
+
+    @torch.no_grad()
+    def _enqueue(self, key: Tensor, projected: Tensor, target: Tensor) -> None:
+        features, projections = self.features.clone(), self.projections.clone()  # the old ones are in the graph
+        for row, label in enumerate(target.tolist()):
+            slot = int(self.position[label])
+            features[label, slot], projections[label, slot] = key[row], projected[row]
+            self.position[label] = (slot + 1) % self.queue
+        self.features, self.projections = features, projections
+
+
+# Recipes --------------------------------------------------------------------------------------------------------------
+
+
+def _options(ctx: Context, *names: str) -> dict[str, Any]:
+    return {name: ctx.spec.option(name) for name in names}
+
+
+def _with_source_head(ctx: Context) -> tuple[HubModel, nn.Linear]:
+    """The member and its source head. Raises ZoolibError for a member without one."""
+    member = ctx.hub.manifest.member(ctx.spec.member)
+    model, head = split(member)
+    if head is None:
+        raise ZoolibError(
+            f"{ctx.spec.method} needs the classifier of the pre-training, and {member.name!r} has none; "
+            "use l2_sp, delta, bss or bi_tuning, or a hub of classifiers such as imagenet-lite"
+        )
+    return model, head
+
+
+def l2_sp(ctx: Context) -> Outcome:
+    """Half the squared distance of the backbone from its start, half the squared norm of the head, no weight decay."""
+    weights = _options(ctx, "backbone_weight", "head_weight")
+    return ctx.fit(Anchored(ctx.hub.model(ctx.spec.member), ctx.task, **weights), [_PROTOCOL])
+
+
+def ewc(ctx: Context) -> Outcome:
+    """The same with the diagonal Fisher information of the source head, estimated on target training images."""
+    model, head = _with_source_head(ctx)
+    fisher = fisher_information(ctx, model, head, int(ctx.spec.option("fisher_images")))
+    weight = float(ctx.spec.option("backbone_weight"))
+    notes = [
+        "Fisher information of the source head's own predictions on target images, for the source images are not at "
+        "hand; scaled to mean 1 and cut at 1,000",
+        "EWC has no settings in the library that the others' come from: its weight is L2-SP's",
+    ]
+    return ctx.fit(Anchored(model, ctx.task, weight, weight, fisher), [_PROTOCOL, *notes])
+
+
+def fisher_information(ctx: Context, model: HubModel, head: nn.Module, images: int) -> list[Tensor]:
+    """Mean squared gradient of log p(y | x), y drawn from the source head, for every parameter of the backbone."""
+    generator = torch.Generator().manual_seed(ctx.spec.seed)
+    rows = ctx.data.rows["train"]
+    chosen = rows[torch.randperm(len(rows), generator=generator)[:images].numpy()]
+    parameters = list(model.parameters())
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    with evaluating(model):
+        for x, _ in _centres(ctx, chosen, batch=1):
+            logits = head(model(x))
+            label = torch.multinomial(logits.detach().softmax(1), 1, generator=generator)[:, 0]
+            gradients = torch.autograd.grad(F.cross_entropy(logits, label), parameters)
+            for entry, gradient in zip(total, gradients, strict=True):
+                entry += gradient.square()
+    mean = sum(entry.sum() for entry in total) / sum(entry.numel() for entry in total)
+    return [(entry / mean).clamp(max=1000.0) for entry in total]
+
+
+def _centres(ctx: Context, rows: Any, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Central crops (B, 3, S, S) and labels of some training images, on the CPU."""
+    for start in range(0, len(rows), batch):
+        images, labels = ctx.data.train.take(rows[start : start + batch])
+        yield loaders.augment.to_float(loaders.augment.centre_crop(images, ctx.spec.settings.image_size)), labels
+
+
+def delta(ctx: Context) -> Outcome:
+    """Attention-weighted distance of feature maps from the pretrained ones, half the head's squared norm."""
+    model = ctx.hub.model(ctx.spec.member)
+    rows = loaders.balanced(ctx.data.train.labels, ctx.data.rows["train"], 1)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(ctx.spec.seed))
+    chosen = rows[order[: int(ctx.spec.option("attention_images"))].numpy()]
+    x, labels = next(_centres(ctx, chosen, batch=len(chosen)))
+    layers = last_convolutions(model, x[:1])
+    weights = filter_attention(model, layers, x, labels, _probe(ctx))
+    options = _options(ctx, "backbone_weight", "head_weight")
+    note = f"attention from {len(x)} training images and a linear probe on the pretrained features"
+    return ctx.fit(Delta(model, ctx.task, layers, weights, **options), [_PROTOCOL, note])
+
+
+def _probe(ctx: Context) -> Classifier:
+    """A head for the pretrained features: the posterior means of LogME's linear models."""
+    member = ctx.hub.manifest.member(ctx.spec.member)
+    found = features.extract(member, ctx.data, ctx.spec.settings, ctx.machine, splits=("train",))
+    weights = torch.from_numpy(logme(found.splits["train"], found.labels["train"]).weights).float()  # (D, C)
+    return lambda x: 10 * x @ weights  # predictions of 0 and 1, sharpened to be logits
+
+
+@torch.no_grad()
+def filter_attention(
+    model: HubModel, layers: list[str], x: Tensor, labels: Tensor, classify: Classifier
+) -> list[Tensor]:
+    """DELTA's weights (C,) of every layer: how much the loss rises when each filter's map is set to zero."""
+    with evaluating(model):
+        return [regularizers.attention(loss_rises(model, name, x, labels, classify)) for name in layers]
+
+
+@torch.no_grad()
+def loss_rises(
+    model: HubModel, name: str, x: Tensor, labels: Tensor, classify: Classifier, together: int = 256
+) -> Tensor:
+    """The rise of the mean cross-entropy without each filter of one layer (C,), several filters to a pass."""
+    layer, count = model.get_submodule(name), len(x)
+    off = torch.zeros(0, dtype=torch.long)
+
+    def silence(module: nn.Module, inputs: object, output: Tensor) -> Tensor:
+        output = output.clone()
+        output.unflatten(0, (len(off), count))[torch.arange(len(off)), :, off] = 0
+        return output
+
+    base, rises = F.cross_entropy(classify(model(x)), labels), []
+    handle = layer.register_forward_hook(silence)
+    for off in torch.arange(layer.out_channels).split(max(1, together // count)):  # type: ignore[arg-type]
+        logits = classify(model(x.repeat(len(off), 1, 1, 1)))
+        each = F.cross_entropy(logits, labels.repeat(len(off)), reduction="none")
+        rises.append(each.unflatten(0, (len(off), count)).mean(1) - base)
+    handle.remove()
+    return torch.cat(rises)
+
+
+def lwf(ctx: Context) -> Outcome:
+    """Distillation of the pretrained network's source logits on the target images."""
+    model, head = _with_source_head(ctx)
+    return ctx.fit(LwF(model, head, ctx.task, **_options(ctx, "trade_off", "temperature")), [_PROTOCOL])
+
+
+def co_tuning(ctx: Context) -> Outcome:
+    """The source head learns each target class's mean source softmax."""
+    model, head = _with_source_head(ctx)
+    member = ctx.hub.manifest.member(ctx.spec.member)
+    found = features.extract(member, ctx.data, ctx.spec.settings, ctx.machine, splits=("train",))
+    source = torch.from_numpy(found.source_probabilities("train"))
+    relation = regularizers.category_relation(
+        source, torch.from_numpy(found.labels["train"]), ctx.data.manifest.num_classes
+    )
+    note = "p(source | target) is the mean source softmax of a class, without calibration"
+    return ctx.fit(CoTuning(model, head, ctx.task, relation, **_options(ctx, "trade_off")), [_PROTOCOL, note])
+
+
+def bss(ctx: Context) -> Outcome:
+    """The squares of the smallest singular values of each batch of features."""
+    model = ctx.hub.model(ctx.spec.member)
+    return ctx.fit(BSS(model, ctx.task, **_options(ctx, "trade_off", "smallest")), [_PROTOCOL])
+
+
+def bi_tuning(ctx: Context) -> Outcome:
+    """Contrastive losses of classifier and projection."""
+    names = ("trade_off", "queue", "momentum", "temperature", "projection")
+    method = BiTuning(ctx.hub.model(ctx.spec.member), ctx.task, ctx.data.manifest.num_classes, **_options(ctx, *names))
+    note = "query and key are the same view of an image, which the slow copy alone tells apart"
+    return ctx.fit(method, [_PROTOCOL, note])

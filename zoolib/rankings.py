@@ -1,0 +1,272 @@
+"""Tables of transferability: who leads, whether the scores were right, what they cost, which teachers. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from zoolib.data import manifests
+from zoolib.results import Result
+from zoolib.spec import ZoolibError
+from zoolib.tables import NOT_RUN, title
+from zoolib.transferability import softmax_weights, weighted_kendall
+
+SCORES = {  # metric -> heading, digits
+    "logme": ("LogME", 4),
+    "leep": ("LEEP", 3),
+    "nce": ("NCE", 3),
+    "h_score": ("H-score", 2),
+    "transrate": ("TransRate", 1),
+    "linear_probe": ("linear probe (%)", 1),
+    "nearest_neighbours": ("k-NN (%)", 1),
+}
+_KEY = ["dataset", "hub", "profile"]
+
+
+def table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The scores of every member of one hub on one dataset, the highest LogME first: member, title, scores.
+
+    Raises ZoolibError when the frame mixes datasets, hubs or profiles.
+    """
+    frame = frame[frame["method"] == "rank"]
+    for name in _KEY:
+        if frame[name].nunique() > 1:
+            raise ZoolibError(f"a ranking takes one {name}, not {', '.join(frame[name].unique())}; filter the frame")
+    wide = frame[frame["metric"].isin(SCORES)].pivot_table(
+        index="member", columns="metric", values="value", dropna=False
+    )
+    wide = wide.reindex(columns=list(SCORES)).reset_index()
+    hub = next(iter(frame["hub"]), "")
+    wide.insert(1, "title", [title("", name, hub).lstrip(", ") for name in wide["member"]])
+    return wide.sort_values("logme", ascending=False, ignore_index=True)
+
+
+def text(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking as a reader sees it; a score that a model cannot have is a dash."""
+    columns: dict[str, list[str]] = {}
+    for metric, (heading, digits) in SCORES.items():
+        if ranking[metric].notna().any():
+            columns[heading] = ["—" if pd.isna(value) else f"{value:.{digits}f}" for value in ranking[metric]]
+    return pd.DataFrame(columns, index=pd.Index(ranking["title"], name="model"))
+
+
+# Were the scores right? -----------------------------------------------------------------------------------------------
+
+
+def pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each member's scores beside its fine-tuned test accuracy, wherever records hold both; one row a seed.
+
+    Columns: dataset, hub, profile, member, seed, accuracy and the scores.
+    """
+    scored = frame[(frame["method"] == "rank") & frame["metric"].isin(SCORES)]
+    tuned = frame[(frame["method"] == "finetune") & (frame["split"] == "test") & (frame["metric"] == "top1_accuracy")]
+    wide = scored.pivot_table(index=[*_KEY, "member"], columns="metric", values="value").reset_index()
+    tuned = tuned[[*_KEY, "member", "seed", "value"]].rename(columns={"value": "accuracy"})
+    joined = tuned.merge(wide, on=[*_KEY, "member"])
+    return joined.reindex(columns=[*_KEY, "member", "seed", "accuracy", *SCORES])
+
+
+def correlations(joined: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """Weighted Kendall tau of every score against the mean accuracy over seeds, for each dataset, hub and profile.
+
+    Columns: dataset, hub, profile, score, models, seeds, tau, low, high. The interval holds the middle 95 % of tau over
+    bootstrap draws of the models and, within each, of the seeds; NaN with fewer than three models.
+    """
+    rows = []
+    for key, group in joined.groupby(_KEY, sort=False):
+        for metric in SCORES:
+            here = group[group[metric].notna() & np.isfinite(group[metric])]
+            members = [part for _, part in here.groupby("member", sort=False)]
+            if len(members) < 2:
+                continue
+            scores = np.array([part[metric].iloc[0] for part in members])
+            seeds = [part["accuracy"].to_numpy() for part in members]
+            tau = weighted_kendall(scores, np.array([values.mean() for values in seeds]))
+            low, high = _bootstrap(scores, seeds, draws, seed) if len(members) > 2 else (np.nan, np.nan)
+            found = dict(zip(_KEY, key, strict=True)) | {"score": metric, "models": len(members)}
+            rows.append(found | {"seeds": max(map(len, seeds)), "tau": tau, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=[*_KEY, "score", "models", "seeds", "tau", "low", "high"])
+
+
+def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed: int) -> tuple[float, float]:
+    rng, taus = np.random.default_rng(seed), []
+    for _ in range(draws):
+        chosen = np.unique(rng.integers(len(scores), size=len(scores)))  # a model drawn twice says nothing twice
+        means = np.array([rng.choice(seeds[i], len(seeds[i])).mean() for i in chosen])
+        if len(chosen) > 1 and len(np.unique(means)) > 1 and len(np.unique(scores[chosen])) > 1:
+            taus.append(weighted_kendall(scores[chosen], means))
+    return (float(np.quantile(taus, 0.025)), float(np.quantile(taus, 0.975))) if taus else (np.nan, np.nan)
+
+
+def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a dataset, hub and profile, one column a score: `tau [low, high]`."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in found.to_dict("records"):
+        name = f"{manifests.dataset(row['dataset']).title} · {row['hub']} · {row['profile']}"
+        line = rows.setdefault(name, {"models": str(row["models"]), "seeds": str(row["seeds"])})
+        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        line[SCORES[row["score"]][0].split(" (")[0]] = "—" if pd.isna(row["tau"]) else f"{row['tau']:.2f}{interval}"
+    return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
+
+
+def choices(joined: pd.DataFrame) -> pd.DataFrame:
+    """What each score's first choice is worth: mean accuracy of the model it ranks first, and what that gives away.
+
+    Columns: dataset, hub, profile, score, chosen, accuracy, best, average, lost (points below the best model).
+    """
+    rows = []
+    for key, group in joined.groupby(_KEY, sort=False):
+        means = group.groupby("member")["accuracy"].mean()
+        for metric in SCORES:
+            scores = group.groupby("member")[metric].first().dropna()
+            if len(scores) == len(means) > 1:
+                chosen = str(scores.idxmax())
+                found = {"chosen": chosen, "accuracy": means[chosen], "best": means.max(), "average": means.mean()}
+                found |= {"score": metric, "lost": means.max() - means[chosen]}
+                rows.append(dict(zip(_KEY, key, strict=True)) | found)
+    return pd.DataFrame(rows, columns=[*_KEY, "score", "chosen", "accuracy", "best", "average", "lost"])
+
+
+def choices_text(found: pd.DataFrame) -> pd.DataFrame:
+    """One row a score: over how many datasets and hubs, how often it named the best model, and the points it lost."""
+    rows = {}
+    for metric, (heading, _) in SCORES.items():
+        here = found[found["score"] == metric]
+        if len(here):
+            rows[heading.split(" (")[0]] = {
+                "cases": str(len(here)),
+                "named the best model": str(int((here["lost"] == 0).sum())),
+                "points below the best": f"{here['lost'].mean():.2f}",
+                "points above a model at random": f"{(here['accuracy'] - here['average']).mean():.2f}",
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("first choice by")
+
+
+# What does it cost? ---------------------------------------------------------------------------------------------------
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The slides' cost table for every dataset and hub with records: features alone, LogME, fine-tuning; per model.
+
+    Seconds and MB as text; the memory of features and LogME is that of their arrays, that of fine-tuning the peak of
+    its process. Columns: what, seconds, memory, machine.
+    """
+    cost = frame[frame["split"] == "cost"]
+    rows = []
+    for (dataset, hub, profile), group in cost.groupby(_KEY, sort=False):
+        ranked, tuned = (group[group["method"] == name] for name in ("rank", "finetune"))
+        if ranked.empty:
+            continue
+        where = f"{manifests.dataset(dataset).title} · {hub} · {profile}"
+        mean = ranked.groupby("metric")["value"].mean()
+        machine = ", ".join(sorted(set(ranked["machine"])))
+        rows.append((where, "features alone", mean["features_seconds"], mean["features_mb"], machine))
+        rows.append((where, "LogME", mean["features_seconds"] + mean["logme_seconds"], mean["logme_mb"], machine))
+        mean = tuned.groupby("metric")["value"].mean()
+        machine = ", ".join(sorted(set(tuned["machine"]))) or NOT_RUN
+        rows.append((where, "fine-tuning", mean.get("seconds"), mean.get("peak_memory_mb"), machine))
+    shown = [(a, b, _amount(c), _amount(d), e) for a, b, c, d, e in rows]
+    return pd.DataFrame(shown, columns=["dataset · hub · profile", "what", "seconds", "memory (MB)", "machine"])
+
+
+def _amount(value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return NOT_RUN
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.3f}"
+
+
+# Teachers -------------------------------------------------------------------------------------------------------------
+
+
+def triples(hub: str, size: int = 3) -> list[str]:
+    """Every set of `size` members of a hub, as the value of the option `teachers`."""
+    return [",".join(names) for names in combinations([member.name for member in manifests.hub(hub).members], size)]
+
+
+def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tuning") -> pd.DataFrame:
+    """Accuracy of every set of teachers of one target model, the sets in the order of their accuracy.
+
+    Columns: teachers (tuple), mean, std, seeds, chosen (whether LogME's top-K is that set).
+    """
+    tuned = frame[(frame["method"] == method) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
+    order = list(ranking["member"])
+    rows = []
+    for options, group in tuned.groupby("options", sort=False):
+        value = teachers_of(str(options))
+        names = tuple(order[: int(value)]) if value.isdigit() else tuple(sorted(value.split(","), key=order.index))
+        values = group["value"]
+        chosen = set(names) == set(order[: len(names)])
+        rows.append(
+            {"teachers": names, "mean": values.mean(), "std": values.std(), "seeds": len(values), "chosen": chosen}
+        )
+    table = pd.DataFrame(rows, columns=["teachers", "mean", "std", "seeds", "chosen"])
+    table = table.drop_duplicates("teachers", ignore_index=True)
+    return table.sort_values("mean", ascending=False, ignore_index=True)
+
+
+def teachers_of(options: str) -> str:
+    """The value of `teachers` in a record's options in words."""
+    parts = options.split("teachers=", 1)[-1].split(", ")
+    names = [parts[0]]
+    for part in parts[1:]:
+        if "=" in part:
+            break
+        names.append(part)
+    return ",".join(names)
+
+
+def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
+    """The slides' table: one row a set of teachers, a mark under each of its members (highest LogME first)."""
+    titles: Mapping[str, Any] = dict(zip(ranking["member"], ranking["title"], strict=True))
+    rows = []
+    for row in table.to_dict("records"):
+        marks = {titles[name]: "✓" if name in row["teachers"] else "" for name in titles}
+        accuracy = f"{row['mean']:.1f}" + ("" if pd.isna(row["std"]) else f" ± {row['std']:.1f}")
+        rows.append(
+            marks | {"accuracy (%)": accuracy, "seeds": str(row["seeds"]), "LogME's": "✓" if row["chosen"] else ""}
+        )
+    out = pd.DataFrame(rows)
+    out.index = pd.Index([str(i + 1) for i in range(len(out))], name="place")
+    return out
+
+
+def teacher_weights(ranking: pd.DataFrame, names: Sequence[str], temperature: float = 0.1) -> dict[str, float]:
+    """softmax(LogME / temperature) over some members of a ranking."""
+    scores = ranking.set_index("member")["logme"]
+    return softmax_weights({name: float(scores[name]) for name in names}, temperature)
+
+
+# Label fractions ------------------------------------------------------------------------------------------------------
+
+
+def fractions(records: Sequence[Result], hub: str) -> pd.DataFrame:
+    """One row a method and share of labels: method, member, fraction, mean, std, seeds."""
+    rows = [
+        {"method": r.spec.method, "member": r.spec.member, "fraction": r.spec.settings.train_fraction,
+         "value": r.metrics["test"]["top1_accuracy"]}
+        for r in records if "top1_accuracy" in r.metrics.get("test", {})
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["method", "member", "fraction", "value"])
+    found = frame.groupby(["method", "member", "fraction"], sort=False)["value"].agg(["mean", "std", "count"])
+    return found.rename(columns={"count": "seeds"}).reset_index()
+
+
+def fractions_text(found: pd.DataFrame, methods: Sequence[str], shares: Sequence[float]) -> pd.DataFrame:
+    """One row a method, one column a share of the labels: `mean ± std (seeds)`, or the words for what is missing."""
+    rows = {}
+    for method in methods:
+        cells = {}
+        for share in shares:
+            here = found[(found["method"] == method) & (found["fraction"] == share)]
+            cell = NOT_RUN
+            if len(here):
+                row = here.iloc[0]
+                spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
+                cell = f"{row['mean']:.1f}{spread}"
+            cells[f"{share:.0%}"] = cell
+        rows[title(method)] = cells
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy (%) by share of labels")
