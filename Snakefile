@@ -2,6 +2,7 @@
 import sys
 from pathlib import Path
 
+from zoolib import games
 from zoolib import workflow as plan
 from zoolib.data import manifests
 from zoolib.grid import needed
@@ -21,6 +22,8 @@ def record(spec):
 
 
 def data_files(spec):
+    if spec.task != "cls":
+        return []
     manifest = manifests.dataset(spec.dataset)
     folder = manifests.find(manifest) if manifest.source == "canonical" and spec.task != "cost" else None
     return [folder / "train.parquet", folder / "test.parquet"] if folder else []
@@ -40,7 +43,9 @@ def page_inputs(wildcards):
         here = [spec for spec in SPECS.values() if spec.method in ("rank", "finetune")]
     if name == "claims":
         here = SPECS.values()
-    committed = [] if here and name != "ranking" else sorted(Path("results").rglob("*.json"))
+    if name == "atari":  # short runs beside the committed long ones
+        here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
+    committed = [] if here and name not in ("ranking", "atari") else sorted(Path("results").rglob("*.json"))
     return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *map(record, here)]
 
 

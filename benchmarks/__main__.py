@@ -6,7 +6,7 @@ import argparse
 
 import torch
 
-from benchmarks import hub, scores, small, table, zoo
+from benchmarks import hub, rl, scores, small, table, zoo
 from zoolib.runtime import keep_freed_memory
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     options = parser.parse_args()
     kept = not options.default_malloc and keep_freed_memory()
     torch.set_num_threads(options.threads)
-    rows = small.run() + zoo.run(not options.quick) + hub.run() + scores.run()
+    rows = small.run() + zoo.run(not options.quick) + hub.run() + scores.run() + rl.run()
     print(table(rows))
     print(f"CPU time, {options.threads} threads, freed memory {'kept' if kept else 'returned to the system'}")
 

@@ -103,8 +103,8 @@ def assert_same(left: dict[str, Tensor], right: dict[str, Tensor], tolerance: fl
 
 STRATEGIES = [
     (case, strategy)
-    for case, strategy in itertools.product(CASES, ("auto", "grouped", "unfold", "matmul"))
-    if strategy != "matmul" or CASES[case][1] == 1
+    for case, strategy in itertools.product(CASES, ("auto", "grouped", "unfold", "matmul", "stacked"))
+    if (strategy != "matmul" or CASES[case][1] == 1) and (strategy != "stacked" or "groups" not in CASES[case][2])
 ]
 
 
@@ -365,6 +365,8 @@ def test_mistakes_name_the_fix():
         AdaAggConv2d(weights, padding="full")
     with pytest.raises(ValueError, match="serves 1x1 kernels, not 3x3"):
         AdaAggConv2d(weights, strategy="matmul")
+    with pytest.raises(ValueError, match="serves one group, not 2"):
+        AdaAggConv2d(weights, groups=2, strategy="stacked")
     with pytest.raises(ValueError, match=r"weights must be \(m, O, I/groups, kh, kw\)"):
         AdaAggConv2d(weights[0])
     with pytest.raises(ValueError, match=r"biases must be \(m, O\) = \(2, 4\)"):

@@ -23,10 +23,11 @@ LAYERS = (
     ("workflow", "notebooks"),
     ("experiment", "pretraining"),
     ("pretraining.recipes",),
-    ("methods.*", "rl.*", "costs"),
+    ("methods.*", "rl.runs", "rl.sources", "costs"),
     ("methods.guided",),
-    ("recipe",),
-    ("features",),
+    ("recipe", "rl.loop", "rl.slots"),
+    ("rl.der",),
+    ("features", "rl.encoders"),
     ("train", "complexity", "probes"),
     ("pretraining.digits", "pretraining.moco"),
     ("pretraining.dense", "pretraining.scenes"),
@@ -43,6 +44,7 @@ LAYERS = (
         "data.augment",
         "data.fetch",
         "grid",
+        "rl.envs",
     ),
     (
         "evidence",
@@ -53,6 +55,8 @@ LAYERS = (
         "data.download",
         "data.formats.matlab",
         "results",
+        "games",
+        "rl.replay",
         "reference",
     ),
     ("data.formats.faces",),
@@ -87,8 +91,8 @@ REPORTS = {
     "rehearsal",
     "apidoc",
 }
-REPORTS |= {"palette", "routes", "queries", "stamps", "landing"}
-READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "data", ""}
+REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade"}
+READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "games", "data", ""}
 READABLE |= {"transferability", "evidence", "complexity"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
@@ -109,9 +113,11 @@ NOTEBOOK_MODULES = {
     "analysis_figures",
     "figures",
     "routes",
+    "arcade",
     "widgets",
     "claims",
     "reference",
+    "games",
     "data.manifests",
 }
 
@@ -255,12 +261,15 @@ def test_every_dependency_of_the_code_is_declared_and_the_core_needs_no_notebook
 
     core = declared(project["dependencies"])
     extras = declared(project["optional-dependencies"]["book"])
+    games = (
+        declared(project["optional-dependencies"]["atari"]) if module.startswith("rl.") else set()
+    )  # GPL: only there
     distributions = packages_distributions()
     tree = ast.parse(MODULES[module].read_text())
     at_import = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     for source, allowed in (
         (ast.unparse(at_import), core | (extras if module in REPORTS else set())),
-        (ast.unparse(tree), core | extras),
+        (ast.unparse(tree), core | extras | games),
     ):
         for name in sorted(
             {name.split(".")[0] for name in imported(source, module)} - {"zoolib"} - sys.stdlib_module_names

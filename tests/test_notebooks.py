@@ -31,6 +31,12 @@ PARAMETERS = {
     "gating": {"dataset": '"digits"', "hub": '"digits-zoo"', "profile": '"mini"'},
     "claims": {"profiles": '"mini,lab,paper"'},
     "walkthrough": {"names": '"tf_efficientnet_lite0,tf_efficientnet_lite1"', "per_class": "24", "iterations": "40"},
+    "atari": {
+        "game": '"jamesbond"',
+        "methods": '"random,scratch,zoo_tuning,hub_pathway"',
+        "profile": '"mini"',
+        "seeds": "0",
+    },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
     "table": {
         "table": '"table5_data_dependent"',

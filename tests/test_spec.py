@@ -62,7 +62,7 @@ def test_every_profile_has_a_plan_and_each_run_stands_in_it_once():
 
 
 def test_the_core_of_mini_covers_every_way_to_use_a_hub():
-    assert {spec.method for spec in planned("mini")} == {*SETS["all"], "rank"}
+    assert {spec.method for spec in planned("mini") if spec.task == "cls"} == {*SETS["all"], "rank"}
 
 
 @pytest.mark.parametrize(

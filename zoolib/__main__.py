@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoolib import __version__, notebooks
+from zoolib import __version__, games, notebooks
 from zoolib.data import manifests
 from zoolib.data.manifests import DatasetManifest, HubManifest
 from zoolib.methods import METHODS
@@ -118,6 +118,8 @@ def _list(args: argparse.Namespace) -> None:
             for name, item in manifests.hubs().items()
         },
         "methods": {name: item.summary for name, item in METHODS.items()},
+        "games": {name: item.title for name, item in games.GAMES.items()},
+        "game methods": {name: item.summary for name, item in games.METHODS.items()},
         "profiles": {name: item.description for name, item in PROFILES.items()},
         "notebooks": {
             name: ", ".join(f"{key}={value!r}" for key, value in notebooks.defaults(path).items())
@@ -151,7 +153,7 @@ def _run(args: argparse.Namespace) -> None:
     chosen = notebooks.parameters(args.notebook, _own(_given(args.parameters)))
     specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
     todo = experiment.missing(specs, store)
-    for name in {spec.dataset for spec in todo}:
+    for name in {spec.dataset for spec in todo if spec.task == "cls"}:
         if manifests.dataset(name).source == "canonical":
             manifests.find(manifests.dataset(name))  # say that data are absent before torch is loaded
     if todo:
@@ -247,6 +249,8 @@ def _html(args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
+    if args.hub == games.HUB:
+        return _pretrain_policies()
     from zoolib.pretraining import pretrain, require
 
     require(args.hub, args.member)
@@ -264,6 +268,17 @@ def _pretrain(args: argparse.Namespace) -> None:
     for note in notes:
         line = f"{note['metric']} {note['value']:.1f}, {note['baseline_name']} {note['baseline']:.1f}"
         print(f"{note['member']}: {line}; sha256 {note['sha256']}")
+
+
+def _pretrain_policies() -> None:
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+    from zoolib.rl import sources
+
+    specs = sources.specs()
+    experiment.complete(specs, ResultStore.default())
+    for note in sources.ship(specs, ResultStore.default(), experiment.work_dir):
+        print(f"{note['game']}: score {note['score']:.0f}, random {note['random_score']:.0f}")
 
 
 def _adopt(args: argparse.Namespace) -> None:
@@ -327,7 +342,7 @@ def parser() -> argparse.ArgumentParser:
     checking.add_argument("names", nargs="+", metavar="NAME", help="a dataset or a hub")
     command("html", _html, "build the static book").add_argument("notebooks", nargs="*", help="executed notebooks")
     pretrain = command("pretrain", _pretrain, "make a packaged hub again; a stopped command goes on where it was")
-    pretrain.add_argument("hub", help="digits-zoo, mini-zoo, mini-zoo-independent or mini-hub")
+    pretrain.add_argument("hub", help="digits-zoo, mini-zoo, mini-zoo-independent, mini-hub or " + games.HUB)
     pretrain.add_argument("--member", default="", help="only this one")
     adopt = command("adopt", _adopt, "copy a profile's recomputed records to results/, to be committed")
     adopt.add_argument("profile", help=", ".join(PROFILES))

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoolib import runtime
+from zoolib import games, runtime
 from zoolib.data import manifests
 from zoolib.grid import ancestry, grid, needed, routing, targets
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.results import Result, ResultStore
-from zoolib.spec import RunSpec
+from zoolib.spec import RunSpec, ZoolibError
 
 if TYPE_CHECKING:
     from zoolib.recipe import Finished, Outcome
@@ -35,6 +35,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     Raises ZoolibError for absent data or weights, a method that does not fit the hub, a loss that is not finite, a
     full disk.
     """
+    if spec.task == games.TASK:
+        return _run_game(spec, store, report)
     from zoolib.data import loaders
     from zoolib.hub import Hub
     from zoolib.recipe import Context, save_logits
@@ -91,6 +93,21 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
     return store.save(Result(spec, {"cost": metrics}, provenance))
 
 
+def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
+    from zoolib.rl import envs, runs
+
+    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    runtime.keep_freed_memory()
+    data, code = envs.data_sha256(spec), runtime.code_fingerprint()
+    progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
+    outcome = runs.run(spec, work_dir(spec), progress)
+    provenance = _provenance("float32", started, time.perf_counter() - clock, code)
+    provenance |= {"data_sha256": data, "compiled": outcome.compiled}
+    return store.save(
+        Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
+    )
+
+
 def _finished(
     spec: RunSpec, store: ResultStore, report: Report | None, data_sha256: str, wanted_by: RunSpec
 ) -> Finished:
@@ -126,11 +143,29 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
 
 def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
     """The runs without a valid record: none at all, or one computed here with other code or from other files."""
-    specs, code = list(specs), runtime.code_fingerprint()
-    data = {
-        name: manifests.data_sha256(manifests.dataset(name)) for name in {s.dataset for s in specs if s.task != "cost"}
-    }
-    return [spec for spec in specs if not store.has(spec, code, data[spec.dataset] if spec.task != "cost" else None)]
+    code = runtime.code_fingerprint()
+    checksums: dict[tuple[str, str, bool], Any] = {}
+    lacking = []
+    for spec in specs:
+        key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
+        checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
+        if not store.has(spec, code, checksums[key]):
+            lacking.append(spec)
+    return lacking
+
+
+def _data_sha256(spec: RunSpec) -> Any:
+    """The checksum of what a run reads; None where a game's files are not at hand to be compared."""
+    if spec.task == "cost":  # measured on random images
+        return None
+    if spec.task != games.TASK:
+        return manifests.data_sha256(manifests.dataset(spec.dataset))
+    from zoolib.rl import envs
+
+    try:
+        return envs.data_sha256(spec)
+    except (ZoolibError, OSError):
+        return None
 
 
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:

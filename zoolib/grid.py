@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import Any, NamedTuple
 
+from zoolib import games
 from zoolib.data import manifests
 from zoolib.data.manifests import HubManifest
 from zoolib.methods import METHODS, SETS, MethodCard, method
@@ -119,6 +120,18 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
     ),
 }
 
+#: the same for Atari: (game, methods); what needs a source policy waits until it is packaged
+GAMES_CORE: dict[str, tuple[tuple[str, str], ...]] = {
+    "smoke": (("jamesbond", "all"),),
+    "mini": (("jamesbond", "random,scratch,zoo_tuning,hub_pathway"),),
+    "lab": (),
+    "paper": (),
+}
+GAMES_ALL: dict[str, tuple[tuple[str, str], ...]] = {
+    **GAMES_CORE,
+    **dict.fromkeys(("lab", "paper"), tuple((game, "all") for game in games.TARGETS)),
+}
+
 
 #: steps of training at which the zoos with and without common ancestry are compared
 LENGTHS = (30, 100, 300)
@@ -213,7 +226,7 @@ def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[Metho
     return cards
 
 
-def _seeds(seeds: int | Iterable[int], profile: Profile) -> list[int]:
+def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     if isinstance(seeds, bool) or not isinstance(seeds, int | Iterable) or isinstance(seeds, str):
         raise ZoolibError(
             f"seeds is {seeds!r}; use a count such as 3, a list such as [0, 1, 2], or 0 for the profile's"
@@ -221,7 +234,7 @@ def _seeds(seeds: int | Iterable[int], profile: Profile) -> list[int]:
     if isinstance(seeds, int):
         if seeds < 0:
             raise ZoolibError(f"seeds is {seeds}; use a count such as 3, or 0 for the profile's")
-        return list(range(seeds or profile.seeds))
+        return list(range(seeds or planned))
     chosen = list(seeds)
     if not chosen or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in chosen):
         raise ZoolibError(f"seeds is {chosen!r}; use whole numbers from 0")
@@ -250,8 +263,11 @@ def grid(
     `options` (such as top_k=1) change the options of the methods that have them. Raises ZoolibError for an unknown or
     unfitting name or value, before anything is computed.
     """
+    if task == games.TASK:
+        planned_seeds = games.PROFILES[profile(profile_name).name][0]
+        return games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
     if task not in ("cls", "cost"):
-        raise unknown("task", task, ["cls", "cost"])
+        raise unknown("task", task, ["cls", "cost", games.TASK])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
     if data.task != task and task != "cost":
         raise ZoolibError(
@@ -264,7 +280,7 @@ def grid(
         if name not in known:
             raise unknown("method option", name, known)
     settings = dataclasses.replace(chosen_profile.resolve(data.name), train_fraction=label_fraction)
-    chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile)
+    chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile.seeds)
     if task == "cost" and profile_name == "paper":
         settings = dataclasses.replace(settings, batch_size=12)  # at which Hub-Pathway's supplement measures
     specs = []
@@ -280,6 +296,8 @@ def grid(
 
 def needed(spec: RunSpec) -> list[RunSpec]:
     """The runs that must exist before this one: for an ensemble, the fine-tuned members of its seed and settings."""
+    if spec.task == games.TASK:
+        return []
     needs = METHODS[spec.method].needs
     if not needs or spec.task == "cost":
         return []
@@ -328,6 +346,8 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
     if (name, which) == ("lab", "all"):
         specs += [*ancestry(), *routing()]
+    for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:
+        specs += grid(games.TASK, game, games.HUB, games.possible(methods), name)
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     everything += [spec for hub in COSTS[which].get(name, ()) for spec in costs(hub, name)]
     return list(dict.fromkeys(everything))

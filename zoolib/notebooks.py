@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from zoolib import games
 from zoolib.files import atomic
 from zoolib.grid import grid
 from zoolib.paths import build_dir, shared
@@ -73,12 +74,16 @@ def specs_of(name: str, chosen: Mapping[str, Any]) -> list[RunSpec]:
         return grid("cls", chosen["dataset"], chosen["hub"], ["rank"], chosen["profile"], 1)
     if "methods" not in chosen:
         return []
+    if "game" in chosen:
+        return grid(games.TASK, chosen["game"], games.HUB, chosen["methods"], chosen["profile"], chosen["seeds"])
     return grid(name, chosen["dataset"], chosen["hub"], chosen["methods"], chosen["profile"], chosen["seeds"])
 
 
 def output_path(name: str, chosen: Mapping[str, Any]) -> Path:
     """build/notebooks/<name>-<what was chosen>.ipynb."""
-    changed = {k: v for k, v in chosen.items() if k in ("dataset", "hub") or v != defaults(available()[name])[k]}
+    changed = {
+        k: v for k, v in chosen.items() if k in ("dataset", "hub", "game") or v != defaults(available()[name])[k]
+    }
     parts = [name, *(Path(str(value)).stem.replace(",", "+").replace(" ", "") for value in changed.values())]
     return build_dir() / "notebooks" / f"{'-'.join(parts)}.ipynb"
 

@@ -21,7 +21,7 @@ from zoolib.spec import ZoolibError
 if TYPE_CHECKING:
     import torch
 
-_VERSIONED = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
+_VERSIONED = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn", "ale-py")
 
 # What can change a number: the fingerprint of a record covers these files, and not tables, figures or the command line.
 _NUMERIC = (
@@ -45,6 +45,7 @@ _NUMERIC = (
     "costs.py",
     "layers/*.py",
     "methods/*.py",
+    "rl/*.py",
     "weights/**/*.safetensors",
 )
 

@@ -81,6 +81,54 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class ControlSettings:
+    """Everything about environment and optimisation of an Atari run that changes a number.
+
+    The defaults are Data-Efficient Rainbow's (van Hasselt et al. 2019, appendix), which both papers use.
+    """
+
+    steps: int = 100_000  # agent steps of 4 frames each
+    replay_start: int = 1_600  # steps before the first learning step
+    n_step: int = 20
+    discount: float = 0.99
+    batch_size: int = 32
+    target_every: int = 2_000  # steps between copies of the online to the target network
+    capacity: int = 100_000  # steps that the replay holds
+    priority_exponent: float = 0.5
+    priority_beta: float = 0.4  # rises to 1 linearly from replay_start to the end
+    lr: float = 1e-4
+    adam_eps: float = 1.5e-4
+    clip_norm: float = 10.0
+    atoms: int = 51
+    value_min: float = -10.0
+    value_max: float = 10.0
+    noisy_sigma: float = 0.1
+    hidden: int = 256
+    max_noops: int = 30
+    max_frames: int = 108_000  # emulator frames after which a game is cut
+    eval_every: int = 10_000  # steps between evaluations of the curve; the last step is always evaluated
+    eval_episodes: int = 10
+    eval_epsilon: float = 0.001
+    compile: str = "auto"  # "auto" | "on" | "off": torch.compile for the loss; auto is on for long runs
+
+    def __post_init__(self) -> None:
+        if self.compile not in ("auto", "on", "off"):
+            raise unknown("compile", self.compile, ("auto", "on", "off"))
+        if min(self.steps, self.n_step, self.batch_size, self.eval_every, self.eval_episodes) < 1:
+            raise ZoolibError("steps, n_step, batch_size, eval_every and eval_episodes must be at least 1")
+        if not self.n_step + 4 < self.replay_start <= self.steps:
+            raise ZoolibError(
+                f"replay_start is {self.replay_start}; use more than n_step + 4 = {self.n_step + 4} "
+                f"and at most steps = {self.steps}"
+            )
+
+    @property
+    def iterations(self) -> int:
+        """What a progress bar counts: agent steps."""
+        return self.steps
+
+
+@dataclass(frozen=True)
 class Profile:
     """A scale of experiment: settings, seeds, and what differs for single datasets or methods."""
 
@@ -219,7 +267,7 @@ class RunSpec:
     member: str  # the hub member for per-member methods (finetune), else ""
     seed: int
     profile: str
-    settings: Settings
+    settings: Any  # Settings; ControlSettings where the task is atari
     options: Options = ()
 
     @property
@@ -261,6 +309,7 @@ class RunSpec:
         try:
             settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data["settings"].items()}
             rest = {k: v for k, v in data.items() if k not in ("settings", "options")}
-            return cls(settings=Settings(**settings), options=tuple(sorted(data["options"].items())), **rest)
+            kind = ControlSettings if data["task"] == "atari" else Settings
+            return cls(settings=kind(**settings), options=tuple(sorted(data["options"].items())), **rest)
         except (KeyError, TypeError, AttributeError) as error:
             raise ZoolibError(f"not a run specification ({error}); make it with zoolib.grid.grid") from None

@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import runtime
+from zoolib import games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
-from zoolib.grid import ANALYSES, CORE, RANKED, RESNET50, planned
+from zoolib.grid import ANALYSES, CORE, GAMES_CORE, RANKED, RESNET50, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.spec import RunSpec, ZoolibError, profile
@@ -71,6 +71,9 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
     }
     analyses = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
     named = {name: {**page, "profile": profile_name} for name, page in analyses.items()}
+    short = profile_name if GAMES_CORE[profile_name] else "smoke"  # the page's own runs; its long ones are committed
+    for game, methods in GAMES_CORE[short]:
+        core[f"atari-{game}"] = {"game": game, "methods": games.possible(methods), "profile": short}
     return core | _explorers(profile_name) | ranked | named | COMMITTED_PAGES
 
 

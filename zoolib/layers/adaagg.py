@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zoolib.spec import unknown
 
-STRATEGIES = ("auto", "grouped", "unfold", "matmul")
+STRATEGIES = ("auto", "grouped", "unfold", "matmul", "stacked")
 # CPU: a grouped convolution is faster unless the map is small and the kernel large (it reorders all weights per call).
 _SMALL_MAP, _LARGE_KERNEL = 12, 100_000  # output side in pixels; O * I * kh * kw of one sample
 
@@ -53,7 +53,10 @@ class AdaAggConv2d(nn.Module):
         weights: kernels of the m models, (m, O, I/groups, kh, kw); the parameter `weight` keeps them as (m, O, K).
         biases: (m, O) or None.
         padding: zeros on both sides, or "valid", or "same" (output size ceil(input / stride), any stride).
-        strategy: "auto" picks by shape; "grouped", "unfold" and "matmul" (1x1 kernels only) force one way to compute.
+        strategy: "auto" picks by shape; "grouped", "unfold", "matmul" (1x1 kernels only) and "stacked" (one group
+            only) force one way to compute. Stacked is all m kernels on every sample, then the gated sum of m outputs: m
+            times the operations of a plain convolution, but no sample's kernel is written down, which is the fastest
+            way where m and the maps are small.
         recompute: rebuild the per-sample kernels in the backward pass instead of keeping them (less memory, more time).
 
     Raises ZoolibError for an unknown strategy or padding; ValueError for shapes that do not fit.
@@ -96,6 +99,8 @@ class AdaAggConv2d(nn.Module):
         self.padding: tuple[int, int] | str = padding if isinstance(padding, str) else _pair(padding)
         if strategy == "matmul" and self.kernel_size != (1, 1):
             raise ValueError(f"strategy 'matmul' serves 1x1 kernels, not {kh}x{kw}; use 'auto'")
+        if strategy == "stacked" and groups > 1:
+            raise ValueError(f"strategy 'stacked' serves one group, not {groups}; use 'auto'")
         self.lite, self.gate_momentum, self.strategy, self.recompute = lite, gate_momentum, strategy, recompute
 
         # Flat kernels: the matrix products need them so, and a change of memory format leaves them alone.
@@ -251,9 +256,15 @@ class AdaAggConv2d(nn.Module):
         x, padding = self._pad(x)
         geometry = zip(x.shape[2:], padding, self.kernel_size, self.dilation, self.stride, strict=True)
         height, width = ((size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, k, d, s in geometry)
-        mixed = gates @ kernels.flatten(1)  # (B, O K): the kernel of each sample
         bias = None if self.bias is None else gates @ self.bias.to(gates.dtype)  # (B, O)
         strategy = self._choose((height, width), x)
+        if strategy == "stacked":
+            weight = kernels.view(-1, *self._kernel_shape[1:])  # (m O, I, kh, kw)
+            y = F.conv2d(x, weight, None, self.stride, padding, self.dilation)
+            y = (gates.to(y.dtype)[:, :, None] * y.view(batch, self.num_models, -1)).sum(1)  # (B, O H'W')
+            y = y.view(batch, self.out_channels, height, width)
+            return y if bias is None else y + bias.to(y.dtype).view(batch, -1, 1, 1)
+        mixed = gates @ kernels.flatten(1)  # (B, O K): the kernel of each sample
         if strategy == "grouped":
             weight = mixed.view(batch * self.out_channels, *self._kernel_shape[1:])
             folded = x.reshape(1, batch * self.in_channels, *x.shape[2:])

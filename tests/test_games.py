@@ -1,0 +1,249 @@
+"""Atari runs from specification to page: plans, records, sources, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from zoolib import arcade, experiment, games, notebooks, paths
+from zoolib.grid import grid, planned
+from zoolib.results import Result, ResultStore
+from zoolib.rl import envs, runs, sources
+from zoolib.rl.der import DuelingHead, Network
+from zoolib.rl.encoders import Convolutions, Plain
+from zoolib.spec import ControlSettings, RunSpec, ZoolibError
+
+
+def atari(methods: str = "all", game: str = "jamesbond", profile: str = "smoke", seeds: object = 0) -> list[RunSpec]:
+    return grid("atari", game, games.HUB, methods, profile, seeds)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package folder with two made-up source policies."""
+    folder = tmp_path / "package/weights/atari"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(games.SOURCES):
+        torch.manual_seed(seed)
+        state = {f"encoder.convolutions.{k}": v.half() for k, v in Convolutions().state_dict().items()}
+        (folder / f"{name}.safetensors").write_bytes(save(state))
+    (folder / "provenance.json").write_text(json.dumps([{"game": name, "sha256": name} for name in games.SOURCES]))
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "package")
+    return folder
+
+
+# Plans and bad input --------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_has_every_method_and_one_fine_tuning_a_source() -> None:
+    specs = atari(profile="lab", seeds=[0, 3])
+    assert [(s.method, s.member) for s in specs[:7]] == [
+        ("random", ""), ("scratch", ""), ("finetune", "seaquest"), ("finetune", "riverraid"), ("knowledge_flow", ""),
+        ("zoo_tuning", ""), ("hub_pathway", ""),
+    ]  # fmt: skip
+    assert [s.seed for s in specs] == [0] * 7 + [3] * 7
+    assert specs[0].settings == ControlSettings()
+    for spec in specs:
+        again = RunSpec.from_dict(json.loads(json.dumps(spec.to_dict())))
+        assert again == spec
+        assert again.run_id == spec.run_id
+    assert specs[1].stem.startswith("atari/jamesbond/atari-policies/lab/scratch-s0-")
+
+
+def test_methods_that_need_a_source_are_planned_where_the_policies_are_packaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path)
+    assert {s.method for s in planned("mini") if s.task == "atari"} == {"random", "scratch"}
+    for name in games.SOURCES:
+        (tmp_path / "weights/atari").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"weights/atari/{name}.safetensors").touch()
+    assert {s.method for s in planned("smoke") if s.task == "atari"} == set(games.METHODS)
+    assert len([s for s in planned("lab", "all") if s.task == "atari"]) == 3 * 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"game": "jamesbnd"}, "unknown game 'jamesbnd' (did you mean 'jamesbond'?); known: alien, gopher"),
+        ({"methods": "ensemble"}, "unknown method for Atari games 'ensemble'"),
+        ({"methods": " "}, "no method was named"),
+        ({"profile": "big"}, "unknown profile 'big'"),
+        ({"seeds": -1}, "seeds is -1"),
+    ],
+)
+def test_a_wrong_name_or_value_is_one_line(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ZoolibError) as caught:
+        atari(**changes)  # type: ignore[arg-type]
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_notebooks_parameters_give_its_runs() -> None:
+    chosen = notebooks.parameters("atari", {"game": "gopher", "methods": "random,scratch"})
+    assert [(s.dataset, s.method) for s in notebooks.specs_of("atari", chosen)] == [
+        ("gopher", "random"),
+        ("gopher", "scratch"),
+    ]
+    with pytest.raises(ZoolibError, match="unknown game"):
+        notebooks.specs_of("atari", {**chosen, "game": "pong"})
+
+
+# Sources --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_source_of_another_shape_or_an_absent_one_is_one_line(packaged: Path) -> None:
+    for state, found in (
+        ({"encoder.convolutions.conv1.weight": torch.zeros(32, 4, 8, 8)}, r"conv1.weight is \(32, 4, 8, 8\)"),
+        ({"conv1.weight": torch.zeros(32, 4, 5, 5)}, "conv1.weight is missing"),
+    ):
+        (packaged / "seaquest.safetensors").write_bytes(save(state))
+        with pytest.raises(ZoolibError, match=f"another shape: {found}, .*needed") as caught:
+            runs.load_source(packaged / "seaquest.safetensors")
+        assert "\n" not in str(caught.value)
+    (packaged / "riverraid.safetensors").unlink()
+    with pytest.raises(ZoolibError, match="no source policy"):
+        runs.build(atari("finetune")[1], ControlSettings())
+
+
+def test_finetune_starts_from_its_sources_convolutions_and_a_new_head(packaged: Path) -> None:
+    given = load((packaged / "riverraid.safetensors").read_bytes())
+    network, _ = runs.build(atari("finetune", game="gopher")[1], ControlSettings())
+    for name, tensor in given.items():
+        assert torch.equal(network.state_dict()[name], tensor.float())
+    assert network.head.num_actions == 8
+
+
+def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance(tmp_path: Path) -> None:
+    spec = atari("scratch", game="seaquest")[0]
+    store = ResultStore(tmp_path / "records")
+    metrics = {"test": {"score": 12.0, "score_std": 3.0, "episodes": 1.0}}
+    store.save(Result(spec, metrics, {"commit": "abc", "dirty": False, "machine": {"cpu": "x", "gpu": ""}}))
+    network = Network(Plain(), DuelingHead(18, 51, 16, 0.1))
+    (tmp_path / "policy.safetensors").write_bytes(save(network.state_dict()))
+    (note,) = sources.ship([spec], store, lambda _: tmp_path, tmp_path / "out", episodes=1, max_frames=100)
+    packed = (tmp_path / "out/seaquest.safetensors").read_bytes()
+    state = load(packed)
+    assert {str(t.dtype) for t in state.values()} == {"torch.float16"}
+    assert not [name for name in state if "sigma" in name or "noise" in name]
+    torch.testing.assert_close(
+        state["head.value.weight"].float(), network.head.value.weight.detach(), atol=1e-3, rtol=1e-3
+    )
+    loaded = runs.load_source(tmp_path / "out/seaquest.safetensors")
+    torch.testing.assert_close(
+        loaded.conv1.weight,
+        network.encoder.convolutions.conv1.weight.half().float().detach(),  # type: ignore[union-attr]
+    )
+    assert note == json.loads((tmp_path / "out/provenance.json").read_text())[0]
+    assert (note["commit"], note["score"], note["run_id"]) == ("abc", 12.0, spec.run_id)
+    assert note["random_score"] >= 0
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+def test_every_method_leaves_a_whole_record_and_is_not_run_again(
+    packaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    store = ResultStore(tmp_path / "records")
+    specs = atari("random,knowledge_flow,zoo_tuning,hub_pathway")
+    records = experiment.complete(specs, store, progress=False)
+    assert experiment.missing(specs, store) == []
+    for record in records:
+        score = record.metrics["test"]["score"]
+        assert score is not None
+        assert record.metrics["test"]["human_normalised_score"] == pytest.approx((score - 29.0) / (302.8 - 29.0))
+        assert record.provenance["data_sha256"]["rom"] == envs.rom_sha256("jamesbond")
+        evaluated = record.curves
+        assert evaluated is not None
+        final = evaluated[(evaluated["split"] == "eval") & (evaluated["iteration"] == 60)]["value"]
+        assert final.mean() == pytest.approx(score)
+    shown = {r.spec.method: [c for c in r.samples if ":" in c] for r in records if r.samples is not None}
+    assert shown["hub_pathway"] == ["weight:seaquest", "weight:riverraid"]
+    assert shown["zoo_tuning"] == [f"gate:{layer}:{name}" for layer in ("conv1", "conv2") for name in games.SOURCES]
+    assert shown["knowledge_flow"][:2] == ["gate:conv1:student", "gate:conv1:seaquest"]
+    routed = records[-1].samples
+    assert routed is not None
+    np.testing.assert_allclose(routed["weight:seaquest"] + routed["weight:riverraid"], 1, atol=1e-3)
+    assert runs.STRIP <= sum(isinstance(frame, bytes) for frame in routed["frame"]) < 2 * runs.STRIP
+    assert len(list((tmp_path / "build/work").rglob("checkpoint.pt"))) == 0
+    (packaged / "provenance.json").write_text(json.dumps([{"game": "seaquest", "sha256": "other"}]))
+    assert experiment.missing(specs, store) == specs[1:]  # random play does not read the sources
+    for figure in (
+        arcade.episode(routed),
+        arcade.episode(records[2].samples),
+        arcade.episode(routed.drop(columns=shown["hub_pathway"])),
+    ):
+        figure.savefig(tmp_path / "figure.svg")
+
+
+def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (runs.use_compile("on", 1), runs.use_compile("off", 100_000)) == (True, False)
+    monkeypatch.setattr(runs.shutil, "which", lambda name: f"/bin/{name}")
+    assert (runs.use_compile("auto", 100_000), runs.use_compile("auto", 1_000)) == (True, False)
+    monkeypatch.setattr(runs.shutil, "which", lambda name: None)
+    assert not runs.use_compile("auto", 100_000)
+
+
+# Tables and figures ---------------------------------------------------------------------------------------------------
+
+
+def fill(store: ResultStore, specs: list[RunSpec]) -> None:
+    """Made-up records: 100 for each method's place in the table and 10 for each seed."""
+    for spec in specs:
+        level = 100.0 * list(games.METHODS).index(spec.method) + 10 * spec.seed
+        rows = [(i, "eval", "score", level * i / 100_000 + d) for i in (50_000, 100_000) for d in (-1.0, 1.0)]
+        curves = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
+        metrics = {"test": {"score": level, "episodes": 2.0}, "cost": {"seconds": 60.0, "params_m": 1.1}}
+        store.save(Result(spec, metrics, {"commit": "0123456789"}, curves=curves))
+
+
+def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    specs = atari(profile="lab", seeds=3)
+    fill(store, [s for s in specs if s.method in ("random", "zoo_tuning") or (s.method == "scratch" and s.seed == 0)])
+    table = arcade.scores(store.frame(specs), specs)
+    assert table.loc["Zoo-Tuning"].to_dict() == {
+        "score": "410.0 ± 10.0", "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
+        "computed": "recomputed here",
+    }  # fmt: skip
+    assert table.loc["From scratch", "seeds"] == "1 of 3"
+    assert table.loc["Hub-Pathway", "score"] == "not run"
+    assert table.loc["Fine-tuning, River Raid", "score"] == "not run"
+    assert table.loc["Random, published", "human-normalised (%)"] == "0.0"
+    assert table.loc["Human, published", ["score", "human-normalised (%)"]].tolist() == ["302.8", "100.0"]
+    said = arcade.random_difference(store.frame(specs), "jamesbond")
+    assert said == "James Bond: From scratch scores 100.0, random play 10.0."
+    assert "has not been run" in arcade.random_difference(store.frame(specs), "alien")
+    with pytest.raises(ZoolibError, match="one dataset"):
+        arcade.scores(store.frame(specs), [*specs, *atari(game="alien", profile="lab")])
+
+
+def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_seeds(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    specs = atari("random,scratch,hub_pathway", profile="lab", seeds=2)
+    fill(store, specs)
+    figure = arcade.rewards(store.curves(specs), games.TARGETS, store.frame(specs))
+    alien, _, bond = figure.axes
+    assert [text.get_text() for text in alien.texts] == ["not run"]
+    lines = {line.get_label(): line for line in bond.lines}
+    assert set(lines) == {"From scratch", "Hub-Pathway", "Random play"}
+    np.testing.assert_allclose(lines["Hub-Pathway"].get_xdata(), [50, 100])
+    np.testing.assert_allclose(lines["Hub-Pathway"].get_ydata(), [(500 + 510) / 4, 505])
+    assert len(bond.collections) == 2
+    assert lines["Random play"].get_ydata()[0] == pytest.approx(5)  # the mean of both seeds
+    with pytest.raises(ZoolibError, match="nothing to draw"):
+        arcade.rewards(store.curves(specs)[:0], games.TARGETS)
+
+
+def test_settings_that_differ_from_the_papers_are_listed() -> None:
+    assert arcade.differences(atari(profile="lab")).empty
+    table = arcade.differences(atari("scratch", profile="mini"))
+    assert table.loc["steps"].to_dict() == {"here": "600", "paper": "100000"}

@@ -1,0 +1,174 @@
+"""Runs on real games: the environment, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from zoolib.rl import envs, loop
+from zoolib.rl.der import DuelingHead, Network
+from zoolib.rl.encoders import Plain
+from zoolib.rl.envs import Atari
+from zoolib.spec import ControlSettings, ZoolibError
+
+TINY = ControlSettings(
+    steps=90, replay_start=40, batch_size=4, hidden=8, max_frames=200, eval_every=45, eval_episodes=2, capacity=64,
+    target_every=20,
+)  # fmt: skip
+
+
+def network(actions: int) -> Network:
+    torch.manual_seed(0)
+    return Network(Plain(), DuelingHead(actions, 51, 8, 0.1))
+
+
+# Environment ----------------------------------------------------------------------------------------------------------
+
+
+def test_resize_equals_torchs_bilinear_interpolation() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (210, 160)).astype(np.uint8)
+    tensor = torch.from_numpy(image)[None, None].float()
+    oracle = torch.nn.functional.interpolate(tensor, size=(84, 84), mode="bilinear", align_corners=False)
+    assert np.abs(oracle[0, 0].numpy() - envs.resize(image)).max() <= 0.501  # rounded to whole gray values
+
+
+@pytest.mark.parametrize(("game", "actions"), [("gopher", 8), ("jamesbond", 18)])
+def test_a_step_holds_its_action_for_four_frames_and_shows_the_maximum_of_the_last_two(game: str, actions: int) -> None:
+    env = Atari(game, seed=0, max_noops=0)
+    assert env.num_actions == actions
+    first = env.reset().copy()
+    assert not first[:3].any()
+    assert first[3].any()
+    plain = Atari(game, seed=0, max_noops=0)
+    plain.reset()
+    seen, reward = first[3:], 0.0
+    for action in (1, 2, 3, 1, 0, 4):
+        screens, expected = [], 0.0
+        for _ in range(4):
+            expected += plain._ale.act(plain._actions[action])
+            screens.append(plain._ale.getScreenGrayscale())
+        observation, reward, _, _ = env.step(action)
+        assert reward == expected
+        seen = np.concatenate([seen, envs.resize(np.maximum(screens[2], screens[3]))[None]])
+    assert np.array_equal(observation, seen[-4:])
+
+
+def test_a_lost_life_is_terminal_in_training_only_and_the_game_goes_on() -> None:
+    rng = np.random.default_rng(0)
+    training, full = Atari("jamesbond", 0, life_ends=True), Atari("jamesbond", 0)
+    training.reset()
+    full.reset()
+    lost = 0
+    while True:
+        action = int(rng.integers(18))
+        _, gain, terminal, ended = training.step(action)
+        assert full.step(action)[1:] == (gain, ended, ended)
+        if terminal and not ended:
+            lost += 1
+            score = training.score
+            observation = training.reset()
+            assert not observation[:3].any()
+            assert training.score == score
+        if ended:
+            break
+    assert lost >= 2
+    assert training.score == full.score
+
+
+def test_a_game_is_cut_at_its_frame_limit_and_starts_with_random_noops() -> None:
+    env = Atari("alien", 0, max_noops=30, max_frames=120)
+    starts = set()
+    for _ in range(6):
+        env.reset()
+        starts.add(env._ale.getEpisodeFrameNumber())
+        steps, terminal, ended = 0, False, False
+        while not ended:
+            terminal, ended = env.step(0)[2:]
+            steps += 1
+        assert not terminal
+        assert steps <= 30
+    assert len(starts) > 2
+    assert max(starts) <= 30
+
+
+def test_a_restored_game_goes_on_as_the_original() -> None:
+    env = Atari("seaquest", 3, life_ends=True)
+    rng = np.random.default_rng(0)
+    env.reset()
+    for action in rng.integers(18, size=50).tolist():
+        if env.step(action)[2]:
+            env.reset()
+    state = env.state()
+    other = Atari("seaquest", 99, life_ends=True)
+    other.restore(state)
+    for action in rng.integers(18, size=400).tolist():
+        (a, *one), (b, *two) = env.step(action), other.step(action)
+        assert one == two
+        assert np.array_equal(a, b)
+        if one[1] or one[2]:
+            assert np.array_equal(env.reset(), other.reset())
+    assert env.score == other.score
+
+
+def test_a_missing_emulator_or_rom_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ale_py.roms.get_rom_path", lambda name: None)  # what it returns, with a warning
+    with pytest.raises(ZoolibError, match=r"no ROM of 'tetris_2600'.*zoolib\[atari\]") as caught:
+        Atari("tetris_2600", 0)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(__import__("sys").modules, "ale_py", None)
+    with pytest.raises(ZoolibError, match=r"need ale-py.*zoolib\[atari\]") as caught:
+        Atari("alien", 0)
+    assert "\n" not in str(caught.value)
+
+
+# Runs -----------------------------------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    """Stands for a signal that cannot be caught."""
+
+
+def train(folder: Path | None, stop: int = 0) -> tuple[loop.History, Network]:
+    def progress(step: int, steps: int, word: str) -> None:
+        if step == stop:
+            raise Killed
+
+    net = network(18)
+    torch.manual_seed(1)
+    history = loop.train(net, "jamesbond", TINY, 5, torch.device("cpu"), False, folder, 20, progress)
+    return history, net
+
+
+def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(tmp_path: Path) -> None:
+    whole, oracle = train(None)
+    for stop in (35, 78):  # before learning starts; after the replay has begun to forget
+        with pytest.raises(Killed):
+            train(tmp_path, stop)
+        assert (tmp_path / "checkpoint.pt").is_file()
+    resumed, net = train(tmp_path)
+    assert resumed.start == 60
+    assert resumed.curve == whole.curve
+    assert any(split == "eval" for _, split, _, _ in whole.curve)
+    for name, tensor in oracle.state_dict().items():
+        assert torch.equal(tensor, net.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, 25)
+    with pytest.raises(ZoolibError, match="delete it to start the run afresh") as caught:
+        loop.train(network(8), "gopher", TINY, 5, torch.device("cpu"), folder=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_leaves_training_as_it_was() -> None:
+    net, support = network(18).train(), torch.linspace(-10, 10, 51)
+    before = torch.get_rng_state()
+    one = loop.evaluate(net, support, "alien", TINY, [0, 1])
+    assert torch.equal(before, torch.get_rng_state())
+    assert net.training
+    assert one == loop.evaluate(net, support, "alien", TINY, [0, 1])
+    assert len(one) == 2

@@ -1,0 +1,232 @@
+"""Tables and figures of Atari transfer: scores, reward against steps, the weights over an episode. No torch."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from zoolib import games
+from zoolib.figures import member_colours, method_colour, styled
+from zoolib.paths import packaged_weights
+from zoolib.results import RECOMPUTED, Result
+from zoolib.spec import ControlSettings, RunSpec, ZoolibError
+from zoolib.tables import NOT_RUN
+
+_DASHES: dict[str, object] = {"": "-", "seaquest": (0, (4, 1.5)), "riverraid": (0, (1, 1.2))}
+
+
+def title(method: str, member: str = "") -> str:
+    """How tables and figures call a method, or the fine-tuning of one source."""
+    return games.METHODS[method].title + (f", {games.GAMES[member].title}" if member else "")
+
+
+def opening(specs: Sequence[RunSpec]) -> str:
+    """What the short runs of a page are, in one sentence."""
+    spec = specs[0]
+    names = ", ".join(dict.fromkeys(title(s.method) for s in specs))
+    return (
+        f"**{games.GAMES[spec.dataset].title}** (`{spec.dataset}`); sources: "
+        f"{', '.join(games.GAMES[name].title for name in games.SOURCES)}; short runs: profile `{spec.profile}`, "
+        f"{spec.settings.steps:,} steps, methods {names}. The committed runs below are those of the profile `lab`: "
+        f"{games.PROFILES['lab'][1].steps:,} steps."
+    )
+
+
+def scores(frame: pd.DataFrame, specs: Iterable[RunSpec]) -> pd.DataFrame:
+    """One row a planned method: final score, mean ± standard deviation (n - 1) over seeds, beside the two yardsticks.
+
+    A seed's score is the mean of its final policy's evaluation games. Methods without a record say "not run"; the
+    published random and human scores end the table. Raises ZoolibError when the specifications mix games or profiles.
+    """
+    specs = list(specs)
+    (name,) = _one(specs, "dataset")
+    _one(specs, "profile")
+    game = games.GAMES[name]
+    frame = frame[(frame["dataset"] == name) & (frame["split"] == "test")]
+    rows = {}
+    for method, member in dict.fromkeys((spec.method, spec.member) for spec in specs):
+        planned = sum((spec.method, spec.member) == (method, member) for spec in specs)
+        chosen = frame[(frame["method"] == method) & (frame["member"] == member)]
+        values = chosen[chosen["metric"] == "score"]["value"]
+        episodes = chosen[chosen["metric"] == "episodes"]["value"].sum()
+        stamps = dict.fromkeys(
+            origin if origin == RECOMPUTED else f"{origin} {str(commit)[:7]}"
+            for origin, commit in chosen[["origin", "commit"]].itertuples(index=False)
+        )
+        rows[title(method, member)] = _row(game, values, planned, int(episodes), ", ".join(stamps))
+    rows["Random, published"] = _row(game, pd.Series([game.random]), 0, 0, "quoted")
+    rows["Human, published"] = _row(game, pd.Series([game.human]), 0, 0, "quoted")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def _one(specs: Sequence[RunSpec], name: str) -> set[str]:
+    found = {str(getattr(spec, name)) for spec in specs}
+    if len(found) != 1:
+        raise ZoolibError(f"a table of scores shows one {name}, not {', '.join(sorted(found)) or 'none'}")
+    return found
+
+
+def _row(game: games.Game, values: pd.Series, planned: int, episodes: int, stamp: str) -> dict[str, str]:
+    if values.empty:
+        return {"score": NOT_RUN, "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
+    mean, std = float(values.mean()), float(values.std())
+    return {
+        "score": f"{mean:,.1f}" + ("" if np.isnan(std) else f" ± {std:,.1f}"),
+        "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
+        "seeds": "" if not planned else str(len(values)) if len(values) >= planned else f"{len(values)} of {planned}",
+        "games": str(episodes) if episodes else "",
+        "computed": stamp,
+    }
+
+
+def random_difference(frame: pd.DataFrame, game: str, method: str = "scratch") -> str:
+    """A method beside random play on a game, both measured, in one sentence; says so where one is missing."""
+    frame = frame[(frame["dataset"] == game) & (frame["split"] == "test") & (frame["metric"] == "score")]
+    ours, random = (frame[frame["method"] == name]["value"] for name in (method, "random"))
+    name = games.GAMES[game].title
+    if ours.empty or random.empty:
+        return f"{name}: {title(method)} or {title('random')} has not been run."
+    return f"{name}: {title(method)} scores {ours.mean():,.1f}, random play {random.mean():,.1f}."
+
+
+def source_table() -> pd.DataFrame:
+    """The shipped source policies: score, random score, commit; empty where none is packaged."""
+    path = packaged_weights("atari/provenance.json")
+    notes = json.loads(path.read_text()) if path.is_file() else []
+    rows = {
+        games.GAMES[note["game"]].title: {
+            "score": f"{note['score']:,.1f}",
+            "random": f"{note['random_score']:,.1f}",
+            "steps": f"{note['spec']['settings']['steps']:,}",
+            "commit": str(note["commit"])[:7],
+            "machine": note["machine"]["gpu"] or note["machine"]["cpu"],
+        }
+        for note in notes
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")
+
+
+def costs(frame: pd.DataFrame) -> pd.DataFrame:
+    """What each method costs, as text: the mean over seeds and games of the recorded cost metrics."""
+    shown = {"seconds": ("training (s)", 0), "steps_per_second": ("steps/s", 1), "params_m": ("params (M)", 2),
+             "gmacs": ("GMACs", 4), "peak_memory_mb": ("memory (MB)", 0)}  # fmt: skip
+    frame = frame[frame["split"] == "cost"]
+    rows = {}
+    for method in games.METHODS:
+        means = frame[frame["method"] == method].groupby("metric")["value"].mean()
+        if len(means):
+            rows[title(method)] = {
+                head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
+            }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def differences(specs: Iterable[RunSpec]) -> pd.DataFrame:
+    """Settings of the runs that are not those of the `paper` profile: setting, here, paper."""
+    paper, found = games.PROFILES["paper"][1], {}
+    for spec in specs:
+        for field in fields(ControlSettings):
+            here, there = getattr(spec.settings, field.name), getattr(paper, field.name)
+            if here != there and field.name not in ("eval_every", "compile"):
+                found[field.name] = {"here": str(here), "paper": str(there)}
+    return pd.DataFrame.from_dict(found, orient="index", columns=["here", "paper"]).rename_axis("setting")
+
+
+@styled
+def rewards(curves: pd.DataFrame, names: Sequence[str], random: pd.DataFrame | None = None) -> Figure:
+    """Evaluation score against agent steps, a panel a game, a line a method: the mean over seeds, their span as a band.
+
+    `random`, a frame of records, adds the measured score of random play. Raises ZoolibError without any evaluation.
+    """
+    points = curves[(curves["split"] == "eval") & (curves["term"] == "score") & (curves["method"] != "random")]
+    if points.empty:
+        raise ZoolibError("nothing to draw: no run has been evaluated; compute the runs first")
+    figure = Figure(figsize=(7.0, 2.9), layout="constrained")
+    every = figure.subplots(1, len(names), squeeze=False)[0]
+    for axes, name in zip(every, names, strict=True):
+        axes.set_title(games.GAMES[name].title)
+        axes.set_xlabel("Agent steps (thousands)")
+        mine = points[points["dataset"] == name]
+        for method, member in _drawn(mine):
+            chosen = mine[(mine["method"] == method) & (mine["member"] == member)]
+            seeds = chosen.groupby(["iteration", "seed"])["value"].mean().groupby("iteration")
+            steps = seeds.mean().index.to_numpy() / 1000
+            colour = method_colour(method)
+            axes.plot(steps, seeds.mean(), color=colour, ls=_DASHES[member], label=title(method, member))
+            if chosen["seed"].nunique() > 1:
+                axes.fill_between(steps, seeds.min(), seeds.max(), color=colour, alpha=0.15, lw=0)
+        if mine.empty:
+            axes.annotate(NOT_RUN, (0.5, 0.5), xycoords="axes fraction", ha="center")
+        level = None if random is None else _random(random, name)
+        if level is not None:
+            axes.axhline(level, color="0.35", lw=1, ls=(0, (3, 2)), label="Random play")
+        axes.set_ylim(bottom=0)
+        axes.grid(axis="y", color="0.9")
+    every[0].set_ylabel("Score")
+    handles = {label: handle for axes in every for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _drawn(points: pd.DataFrame) -> list[tuple[str, str]]:
+    found = set(points[["method", "member"]].itertuples(index=False, name=None))
+    order = [(name, member) for name in games.METHODS for member in ("", *games.SOURCES)]
+    return [pair for pair in order if pair in found]
+
+
+def _random(frame: pd.DataFrame, name: str) -> float | None:
+    chosen = frame[(frame["dataset"] == name) & (frame["method"] == "random") & (frame["metric"] == "score")]
+    return float(chosen["value"].mean()) if len(chosen) else None
+
+
+@styled
+def episode(samples: pd.DataFrame, pictures: int = 8) -> Figure:
+    """One game of a final policy: screens on top, below them what the encoder weighed at every step.
+
+    `samples` is a record's: step, reward, frame (PNG or None), and `weight:` or `gate:` columns.
+    """
+    names = [name for name in samples.columns if name.startswith(("weight:", "gate:"))]
+    groups = dict.fromkeys(name.rsplit(":", 1)[0] for name in names)
+    shown = samples[[isinstance(frame, bytes) for frame in samples["frame"]]]
+    shown = shown.iloc[np.linspace(0, len(shown) - 1, min(pictures, len(shown))).round().astype(int)]
+    figure = Figure(figsize=(7.0, 1.3 + 1.2 * max(len(groups), 1)), layout="constrained")
+    rows = figure.add_gridspec(1 + max(len(groups), 1), 1, height_ratios=[1.2, *[1] * max(len(groups), 1)])
+    strip = rows[0].subgridspec(1, len(shown), wspace=0.03)
+    for column, (step, frame) in enumerate(zip(shown["step"], shown["frame"], strict=True)):
+        axes = figure.add_subplot(strip[column])
+        axes.imshow(np.asarray(Image.open(io.BytesIO(frame)).convert("RGB")), aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_xlabel(f"{step}", labelpad=1)
+    colours = member_colours(list(dict.fromkeys(name.rsplit(":", 1)[1] for name in names)))
+    for row, group in enumerate(groups or [""], start=1):
+        axes = figure.add_subplot(rows[row])
+        mine = [name for name in names if name.rsplit(":", 1)[0] == group]
+        for name in mine:
+            source = name.rsplit(":", 1)[1]
+            label = games.GAMES[source].title if source in games.GAMES else source
+            axes.plot(samples["step"], samples[name], color=colours[source], lw=0.9, label=label)
+        if mine:
+            axes.set_ylim(0, 1)
+            axes.set_ylabel(group.replace("weight", "Weight").replace("gate:", "Gate, "))
+        else:
+            axes.plot(samples["step"], samples["reward"].cumsum(), color="#222222")
+            axes.set_ylabel("Score")
+        axes.set_xlim(0, max(len(samples) - 1, 1))
+        if row == 1 and mine:
+            axes.legend(loc="upper right", ncols=len(mine))
+    figure.axes[-1].set_xlabel("Step of the game")
+    return figure
+
+
+def recorded(records: Sequence[Result], game: str, method: str) -> Result | None:
+    """The first record of a method on a game that holds an episode: the longest run, the lowest seed."""
+    found = [r for r in records if (r.spec.dataset, r.spec.method) == (game, method) and r.samples is not None]
+    return min(found, key=lambda result: (-result.spec.settings.steps, result.spec.seed), default=None)

@@ -1,0 +1,249 @@
+"""The one training loop for control: act, store, learn, evaluate; stopped, it goes on as if it had not been."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from zoolib.files import atomic
+from zoolib.rl.der import Agent, Network
+from zoolib.rl.envs import Atari
+from zoolib.rl.replay import Replay
+from zoolib.spec import ControlSettings, ZoolibError
+
+Progress = Callable[[int, int, str], None]  # step, steps, a word
+Point = tuple[int, str, str, float]  # step, split, term, value
+
+
+@dataclass
+class History:
+    """What a run has seen: curve points and the seconds its steps took."""
+
+    curve: list[Point] = field(default_factory=list)
+    seconds: float = 0.0
+    eval_seconds: float = 0.0
+    start: int = 0
+
+
+class Training:
+    """Everything that one run changes: agent, game, replay, generators."""
+
+    def __init__(self, network: Network, game: str, settings: ControlSettings, seed: int, agent: Agent) -> None:
+        self.settings, self.seed, self.game = settings, seed, game
+        self.agent = agent
+        self.env = Atari(game, seed, settings.max_noops, settings.max_frames, life_ends=True)
+        self.replay = Replay(
+            settings.capacity, settings.n_step, settings.discount, settings.priority_exponent, seed + 1
+        )
+        self.observation = self.env.reset()
+        self.first = True  # whether the observation starts an episode
+        self.losses: list[float] = []
+
+    def step(self, step: int) -> float | None:
+        """One agent step, counted from 1, and a learning step after it; the score of a game that ended with it."""
+        settings, env = self.settings, self.env
+        frame = self.observation[-1].copy()  # the game's own array changes with its next step
+        action = self.agent.act(self.observation)
+        self.observation, reward, terminal, ended = env.step(action)
+        self.replay.append(frame, action, float(np.clip(reward, -1, 1)), terminal, self.first, ended and not terminal)
+        self.first = terminal or ended
+        score = env.score if ended else None
+        if self.first:
+            self.observation = env.reset()
+        if step >= settings.replay_start:
+            self._learn(step)
+        return score
+
+    def _learn(self, step: int) -> None:
+        settings = self.settings
+        done = (step - settings.replay_start) / max(settings.steps - settings.replay_start, 1)
+        beta = settings.priority_beta + (1 - settings.priority_beta) * done
+        batch = self.replay.sample(settings.batch_size, beta)
+        losses = self.agent.learn(batch, done)
+        mean = float(losses.mean())
+        if not mean < float("inf"):
+            raise ZoolibError(f"the loss is {mean} at step {step}; lower the learning rate ({settings.lr})")
+        self.replay.update(batch.place, losses)
+        self.losses.append(mean)
+        if step % settings.target_every == 0:
+            self.agent.update_target()
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the replay's frames."""
+        return {
+            "agent": self.agent.state(),
+            "env": _tensors(self.env.state()),
+            "replay": _tensors(self.replay.state()),
+            "first": self.first,
+            "losses": self.losses,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.agent.restore(state["agent"])
+        self.env.restore(_arrays(state["env"]))
+        self.observation, self.first = self.env.stack, state["first"]
+        self.replay.restore(_arrays(state["replay"]))
+        self.losses = list(state["losses"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+
+
+def _tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as tensors, which torch.load accepts without unpickling anything else."""
+    return {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in state.items()}
+
+
+def _arrays(state: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in state.items()}
+
+
+class Checkpoint:
+    """A run's state on disk: a log of frames that only grows, and a file that says how much of it counts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.log = folder / "checkpoint.pt", folder / "frames.log"
+        self.logged = 0  # steps whose frames are in the log
+
+    def save(self, training: Training, history: History, done: int) -> None:
+        """Write the state after `done` steps; killed at any moment, the last state stands whole."""
+        replay = training.replay
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("r+b" if self.log.exists() else "w+b") as log:
+            log.seek(self.logged * replay.frames[0].nbytes)
+            for step in range(max(self.logged, replay.count - replay.capacity), replay.count):
+                log.write(replay.frames[step % replay.capacity].tobytes())
+            log.truncate()
+            log.flush()
+        self.logged = replay.count
+        kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
+        with atomic(self.file) as file:
+            torch.save({"training": training.state(), **kept}, file)
+
+    def load(self, training: Training, history: History) -> None:
+        """Put a saved state back, if there is one. Raises ZoolibError for a checkpoint of another run."""
+        if not self.file.is_file():
+            return
+        replay = training.replay
+        try:
+            state = torch.load(self.file, map_location=training.agent.device, weights_only=True)
+            training.restore(state["training"])
+            with self.log.open("rb") as log:
+                oldest = max(0, replay.count - replay.capacity)
+                log.seek(oldest * replay.frames[0].nbytes)
+                for step in range(oldest, replay.count):
+                    frame = np.frombuffer(log.read(replay.frames[0].nbytes), np.uint8)
+                    replay.frames[step % replay.capacity] = frame.reshape(replay.frames[0].shape)
+        except Exception as error:  # torch, pickle and zipfile each raise their own
+            reason = str(error).splitlines()[0]
+            raise ZoolibError(
+                f"{self.file}: not a checkpoint of this run ({reason}); delete it to start the run afresh"
+            ) from None
+        self.logged = replay.count
+        history.curve = [tuple(row) for row in state["curve"]]
+        history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]
+
+    def remove(self) -> None:
+        """Forget the run."""
+        self.file.unlink(missing_ok=True)
+        self.log.unlink(missing_ok=True)
+
+
+def train(
+    network: Network,
+    game: str,
+    settings: ControlSettings,
+    seed: int,
+    device: torch.device,
+    compiled: bool = False,
+    folder: Path | None = None,
+    checkpoint_every: int = 5_000,
+    progress: Progress | None = None,
+) -> History:
+    """Train a network on a game, in place, and evaluate it every `eval_every` steps and at the end.
+
+    With a `folder` the run is checkpointed there, replay included, and resumed from there. Scores are raw; the learner
+    sees rewards clipped to [-1, 1]. Raises ZoolibError without ale-py or its ROM, when the loss stops being finite, and
+    for a checkpoint of another run.
+    """
+    training, history = Training(network, game, settings, seed, Agent(network, settings, device, compiled)), History()
+    checkpoint = Checkpoint(folder) if folder else None
+    if checkpoint:
+        checkpoint.load(training, history)
+    word = ""
+    for step in range(history.start + 1, settings.steps + 1):
+        began = time.perf_counter()
+        score = training.step(step)
+        history.seconds += time.perf_counter() - began
+        if score is not None:
+            history.curve.append((step, "train", "score", score))
+            word = f"score {score:.0f}"
+        if step % settings.eval_every == 0 or step == settings.steps:
+            _evaluate(training, history, step)
+        if checkpoint and step % checkpoint_every == 0 and step < settings.steps:
+            checkpoint.save(training, history, step)
+        if progress:
+            progress(step, settings.steps, word)
+    return history
+
+
+def _evaluate(training: Training, history: History, step: int) -> None:
+    began = time.perf_counter()
+    settings, agent = training.settings, training.agent
+    scores = evaluate(agent.online, agent.support, training.game, settings, seed=[training.seed, step])
+    history.curve += [(step, "eval", "score", score) for score in scores]
+    if training.losses:
+        history.curve.append((step, "train", "loss", float(np.mean(training.losses))))
+        training.losses = []
+    history.eval_seconds += time.perf_counter() - began
+
+
+@torch.no_grad()
+def evaluate(
+    network: Network, support: torch.Tensor, game: str, settings: ControlSettings, seed: list[int]
+) -> list[float]:
+    """Raw scores of full games, noise off, epsilon-greedy, side by side. Draws nothing from torch's generator."""
+    rng = np.random.default_rng([*seed, 7])
+    training = network.training
+    network.eval()
+    games = [
+        Atari(game, int(rng.integers(2**31)), settings.max_noops, settings.max_frames)
+        for _ in range(settings.eval_episodes)
+    ]
+    for env in games:
+        env.reset()
+    running, device = list(games), support.device
+    while running:
+        stacks = torch.from_numpy(np.stack([env.stack for env in running])).to(device)
+        actions = (network(stacks)[0].exp() @ support).argmax(1).tolist()
+        random = rng.random(len(running)) < settings.eval_epsilon
+        after = []
+        for env, action, explore in zip(running, actions, random, strict=True):
+            ended = env.step(int(rng.integers(env.num_actions)) if explore else action)[3]
+            if not ended:
+                after.append(env)
+        running = after
+    network.train(training)
+    return [env.score for env in games]
+
+
+def random_scores(game: str, episodes: int, seed: int, max_noops: int = 30, max_frames: int = 108_000) -> list[float]:
+    """Raw scores of full games with uniformly random actions."""
+    rng = np.random.default_rng(seed)
+    scores = []
+    for _ in range(episodes):
+        env = Atari(game, int(rng.integers(2**31)), max_noops, max_frames)
+        env.reset()
+        while not env.step(int(rng.integers(env.num_actions)))[3]:
+            pass
+        scores.append(env.score)
+    return scores
