@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from zoolib import games
-from zoolib.figures import member_colours, method_colour, styled
+from zoolib.palette import member_colours, method_colour, styled
 from zoolib.paths import packaged_weights
 from zoolib.results import RECOMPUTED, Result
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
