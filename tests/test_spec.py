@@ -61,7 +61,7 @@ def test_every_profile_has_a_plan_and_each_run_stands_in_it_once():
             assert len({spec.run_id for spec in plan}) == len(plan)
 
 
-def test_the_core_of_mini_covers_every_method():
+def test_the_core_of_mini_covers_every_way_to_use_a_hub():
     assert {spec.method for spec in planned("mini")} == {*SETS["all"], "rank"}
 
 

@@ -52,15 +52,29 @@ def sweep(dataset: str, hub: str, seeds: int = 0) -> tuple[Plan, ...]:
     return (*by_k, *by_lambda, Plan(dataset, hub, "hub_pathway_no_explore", seeds))
 
 
-#: what the book computes besides, on its smallest hub and with one seed: every other method, and the sweeps
+def published(dataset: str, hub: str, ablation: bool = False, features: bool = False) -> tuple[Plan, ...]:
+    """The runs behind the papers' tables on one dataset: 1 or 2 by kind of hub, 5, and 4 with its figures if asked."""
+    sets = ["table1" if manifests.hub(hub).homogeneous else "table2", "table5"]
+    sets += ["table4"] * ablation + ["features"] * features
+    return (*(Plan(dataset, hub, name) for name in sets), *(sweep(dataset, hub) if ablation else ()))
+
+
+# Where the ablation and its figures, and the feature baselines, are computed too: on two targets of the homogeneous zoo.
+_EXTRAS = {("tiles", "mini-zoo"): (True, True), ("textures", "mini-zoo"): (True, True)}
+
+#: what the book computes besides, on its smallest hub and with one seed: every other method, and other k
 ANALYSES: dict[str, tuple[Plan, ...]] = {
-    name: (Plan("digits", "digits-zoo", "all", 1), *sweep("digits", "digits-zoo", 1)) for name in ("smoke", "mini")
+    name: (
+        Plan("digits", "digits-zoo", "all", 1),
+        *(Plan("digits", "digits-zoo", "hub_pathway", 1, (("top_k", k),)) for k in (1, 3)),
+    )
+    for name in ("smoke", "mini")
 }
 
 #: hubs whose costs are measured, by what is planned and profile
 COSTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "core": {"mini": ("digits-zoo",)},
-    "all": {"mini": ("digits-zoo", "imagenet-lite"), "paper": ("resnet50-random",)},
+    "core": {},
+    "all": {"mini": ("digits-zoo", "imagenet-lite", *PACKAGED), "paper": ("resnet50-random",)},
 }
 
 #: what the cost tables measure: one network, all at once, and the ways between (no data, no training)
@@ -89,13 +103,25 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
         Plan("digits", "digits-zoo", "all"),
         *sweep("digits", "digits-zoo"),
         *(Plan(name, hub, "core") for hub in PACKAGED for name in TARGETS),
+        *(plan for hub in PACKAGED for name in TARGETS for plan in published(name, hub, *_EXTRAS.get((name, hub), ()))),
+        *published("digits", "imagenet-lite"),
     ),
     "lab": (
-        ("cifar100", "imagenet-lite", "all"),
-        ("cars", "imagenet-lite", "all"),
+        *(Plan(name, "imagenet-lite", "core") for name in ("cifar100", "cars")),
         *(Plan(name, hub, "core") for hub in PACKAGED for name in LAB_TARGETS),
+        *(plan for hub in PACKAGED for name in LAB_TARGETS for plan in published(name, hub)),
+        *published("cifar100", "imagenet-lite"),
+        *published("cars", "imagenet-lite", ablation=True),
     ),
-    "paper": (("cifar100", "imagenet-lite", "all"), ("cars", "imagenet-lite", "all")),
+    # As the papers do: tables 1, 2 and 5 on all seven, the ablation on two, the feature baselines on three.
+    "paper": tuple(
+        plan
+        for name in ("cifar100", "coco70", "aircraft", "cars", "indoors", "dmlab", "eurosat")
+        for plan in (
+            *published(name, "resnet50-zoo", name in ("coco70", "cars"), name in ("cifar100", "coco70", "indoors")),
+            Plan(name, "heterogeneous", "table2"),
+        )
+    ),
 }
 
 

@@ -42,6 +42,7 @@ ANALYSIS_PAGES = {
     "table-features": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning", **_HERE},
     "ablation": _HERE,
     "pathways": _HERE,
+    "cost": {"hub": "digits-zoo"},
 }
 
 
