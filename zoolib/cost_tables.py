@@ -32,7 +32,7 @@ def _paper(table: str, method: str, metric: str, column: str | None = None) -> s
     frame = reference.published(table)
     frame = frame[(frame["method"] == method) & (frame["metric"] == metric)]
     frame = frame if column is None else frame[frame["column"] == column]
-    return f"{frame['value'].iloc[0]:,.4g}" if len(frame) else "—"
+    return f"{frame['value'].iloc[0]:,.3f}".rstrip("0").rstrip(".") if len(frame) else "—"
 
 
 def _here(cost: Costs | None, name: str, form: str) -> str:

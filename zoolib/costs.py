@@ -113,7 +113,7 @@ def _growth(ctx: Measurement) -> dict[str, float]:
         train, evaluate = _steps(growing.built, *_batch(ctx), ctx)
         steps |= {f"growth_train_{count}": train, f"growth_eval_{count}": evaluate}
     times: dict[str, list[float]] = {name: [] for name in steps}
-    clock = time.process_time if ctx.machine.device.type == "cpu" else time.perf_counter
+    clock = _clock(ctx.machine.device)
     for turn in range(1 + REPEATS):
         for name, step in steps.items():
             start = clock()
@@ -264,17 +264,23 @@ def _speed(method: Method, x: Tensor, target: Tensor, ctx: Measurement) -> dict[
 
 
 def median(step: Callable[[], object], device: torch.device) -> float:
-    """Median wall-clock seconds of a step after one that is not counted."""
+    """Median seconds of a step after one that is not counted; on a CPU those that the process computed."""
+    clock = _clock(device)
     with _synchronised(device):
         step()
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < REPEATS and (not times or time.perf_counter() - began < SECONDS):
-        start = time.perf_counter()
+        start = clock()
         with _synchronised(device):
             step()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return statistics.median(times)
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """On a CPU the process's own time, so that who else is on the machine hardly counts; else that of the wall."""
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 @contextmanager

@@ -201,7 +201,7 @@ METHODS: dict[str, MethodCard] = {
         ),
         MethodCard(
             "hub_pathway_random_path",
-            "Hub-Pathway, random path",
+            "Hub-Pathway with random paths",
             "zoolib.methods.hubpathway:random_path",
             "random weights in the place of the generator's",
             _HUB + ", table 4",
@@ -225,7 +225,7 @@ METHODS: dict[str, MethodCard] = {
         ),
         MethodCard(
             "hub_pathway_task_level",
-            "Hub-Pathway, one path for all",
+            "Hub-Pathway with one path for all",
             "zoolib.methods.hubpathway:task_level",
             "one learned set of weights for the whole task in the place of the generator's",
             _HUB + ", section 4.4, in its own terms",
