@@ -59,7 +59,7 @@ def published(dataset: str, hub: str, ablation: bool = False, features: bool = F
     return (*(Plan(dataset, hub, name) for name in sets), *(sweep(dataset, hub) if ablation else ()))
 
 
-# Where the ablation and its figures, and the feature baselines, are computed too: on two targets of the homogeneous zoo.
+# Where the ablation with its figures and the feature baselines are computed too: two targets of the homogeneous zoo.
 _EXTRAS = {("tiles", "mini-zoo"): (True, True), ("textures", "mini-zoo"): (True, True)}
 
 #: what the book computes besides, on its smallest hub and with one seed: every other method, and other k
