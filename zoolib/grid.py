@@ -60,6 +60,9 @@ def published(dataset: str, hub: str, ablation: bool = False, features: bool = F
     return (*(Plan(dataset, hub, name) for name in sets), *(sweep(dataset, hub) if ablation else ()))
 
 
+# Where the ablation with its figures and the feature baselines are computed too: two targets of the homogeneous zoo.
+_EXTRAS = {("tiles", "mini-zoo"): (True, True), ("textures", "mini-zoo"): (True, True)}
+
 #: what the book computes besides, on its smallest hub and with one seed: every other method, and other k
 ANALYSES: dict[str, tuple[Plan, ...]] = {
     name: (
@@ -72,7 +75,7 @@ ANALYSES: dict[str, tuple[Plan, ...]] = {
 #: hubs whose costs are measured, by what is planned and profile
 COSTS: dict[str, dict[str, tuple[str, ...]]] = {
     "core": {},
-    "all": {"mini": ("digits-zoo", "imagenet-lite"), "paper": ("resnet50-random",)},
+    "all": {"mini": ("digits-zoo", "imagenet-lite", *PACKAGED), "paper": ("resnet50-random",)},
 }
 
 #: what the cost tables measure: one network, all at once, and the ways between (no data, no training)
@@ -100,14 +103,16 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
         *CORE["mini"],
         Plan("digits", "digits-zoo", "all"),
         *sweep("digits", "digits-zoo"),
-        *published("digits", "imagenet-lite"),
         *(Plan(name, hub, "core") for hub in PACKAGED for name in TARGETS),
+        *(plan for hub in PACKAGED for name in TARGETS for plan in published(name, hub, *_EXTRAS.get((name, hub), ()))),
+        *published("digits", "imagenet-lite"),
     ),
     "lab": (
         *(Plan(name, "imagenet-lite", "core") for name in ("cifar100", "cars")),
+        *(Plan(name, hub, "core") for hub in PACKAGED for name in LAB_TARGETS),
+        *(plan for hub in PACKAGED for name in LAB_TARGETS for plan in published(name, hub)),
         *published("cifar100", "imagenet-lite"),
         *published("cars", "imagenet-lite", ablation=True),
-        *(Plan(name, hub, "core") for hub in PACKAGED for name in LAB_TARGETS),
     ),
     # As the papers do: tables 1, 2 and 5 on all seven, the ablation on two, the feature baselines on three.
     "paper": tuple(
