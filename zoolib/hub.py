@@ -100,8 +100,8 @@ def weights_file(member: MemberManifest) -> Path:
         if stored is None:
             place = data_roots()[0] / fetch.WEIGHTS / name
             raise ZoolibError(
-                f"weights of {member.name!r} are not on this machine: run `python -m zoolib fetch` with the name of the "
-                f"hub, or put the file at {place}"
+                f"weights of {member.name!r} are not on this machine: run `python -m zoolib fetch` with the "
+                f"name of the hub, or put the file at {place}"
             )
         path = stored
     else:

@@ -52,9 +52,9 @@ def accuracy_against(joined: pd.DataFrame, score: str = "logme") -> Figure:
         axes.plot(
             means["score"], means["accuracy"], "o", color=method_colour("finetune"), ms=6, mec="white", gid="models"
         )
-        _names(axes, means, hub)
-        tau = weighted_kendall(means["score"], means["accuracy"]) if len(means) > 1 else np.nan
-        axes.set_title(f"{manifests.dataset(dataset).title}, {hub}\n{profile}, τw = {tau:.2f}")
+        _names(axes, means, str(hub))
+        tau = weighted_kendall(means["score"].to_numpy(), means["accuracy"].to_numpy()) if len(means) > 1 else np.nan
+        axes.set_title(f"{manifests.dataset(str(dataset)).title}, {hub}\n{profile}, τw = {tau:.2f}")
         axes.set_xlabel(SCORES[score][0])
         axes.grid(color="0.92")
         axes.margins(0.22, 0.15)

@@ -162,7 +162,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         ranked, tuned = (group[group["method"] == name] for name in ("rank", "finetune"))
         if ranked.empty:
             continue
-        where = f"{manifests.dataset(dataset).title} · {hub} · {profile}"
+        where = f"{manifests.dataset(str(dataset)).title} · {hub} · {profile}"
         mean = ranked.groupby("metric")["value"].mean()
         machine = ", ".join(sorted(set(ranked["machine"])))
         rows.append((where, "features alone", mean["features_seconds"], mean["features_mb"], machine))

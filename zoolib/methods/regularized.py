@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoolib import features, regularizers
-from zoolib.data import loaders
+from zoolib.data import augment, loaders
 from zoolib.hub import HubModel, split
 from zoolib.method import Output
 from zoolib.methods.guided import Guided, Maps, WithHead, evaluating, last_convolutions
@@ -182,7 +182,7 @@ class BiTuning(Guided):
         classes, each = len(self.position), self.queue
         positive = torch.arange(classes, device=target.device).repeat_interleave(each) == target[:, None]
         positive = torch.cat([torch.ones_like(positive[:, :1]), positive], 1)  # (B, 1 + C K)
-        rows = self.head.weight[target]  # type: ignore[union-attr,index]  # (B, D)
+        rows = self.head.weight[target]  # type: ignore[index]  # (B, D)
         by_class = torch.cat([(rows * query).sum(1, keepdim=True), rows @ self.features.flatten(0, 1).T], 1)
         projected = F.normalize(self.projector(output.aux["features"]).float(), dim=1)
         by_key = torch.cat([(projected * slow).sum(1, keepdim=True), projected @ self.projections.flatten(0, 1).T], 1)
@@ -198,8 +198,8 @@ class BiTuning(Guided):
             own, other = getattr(self, name), keys.get_submodule(name)
             for mine, slow in zip(own.parameters(), other.parameters(), strict=True):
                 slow.lerp_(mine, 1 - self.momentum)
-            for mine, slow in zip(own.buffers(), other.buffers(), strict=True):
-                slow.copy_(mine)
+            for now, before in zip(own.buffers(), other.buffers(), strict=True):
+                before.copy_(now)
 
     @torch.no_grad()
     def _enqueue(self, key: Tensor, projected: Tensor, target: Tensor) -> None:
@@ -271,7 +271,7 @@ def _centres(ctx: Context, rows: Any, batch: int) -> Iterator[tuple[Tensor, Tens
     """Central crops (B, 3, S, S) and labels of some training images, on the CPU."""
     for start in range(0, len(rows), batch):
         images, labels = ctx.data.train.take(rows[start : start + batch])
-        yield loaders.augment.to_float(loaders.augment.centre_crop(images, ctx.spec.settings.image_size)), labels
+        yield augment.to_float(augment.centre_crop(images, ctx.spec.settings.image_size)), labels
 
 
 def delta(ctx: Context) -> Outcome:
@@ -320,7 +320,7 @@ def loss_rises(
 
     base, rises = F.cross_entropy(classify(model(x)), labels), []
     handle = layer.register_forward_hook(silence)
-    for off in torch.arange(layer.out_channels).split(max(1, together // count)):  # type: ignore[arg-type]
+    for off in torch.arange(int(layer.out_channels)).split(max(1, together // count)):  # type: ignore[arg-type]
         logits = classify(model(x.repeat(len(off), 1, 1, 1)))
         each = F.cross_entropy(logits, labels.repeat(len(off)), reduction="none")
         rises.append(each.unflatten(0, (len(off), count)).mean(1) - base)
