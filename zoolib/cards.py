@@ -139,7 +139,8 @@ def _how_to_get(manifest: DatasetManifest) -> str:
     run = f"python -m zoolib run cls -p dataset {manifest.name}\n" if runs else ""
     fetch = f"```bash\npython -m zoolib fetch {manifest.name}\n```\n\nOr put" if manifest.sources else "Put"
     return (
-        f"{fetch} `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above:\n\n"
+        f"{fetch} `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above "
+        "it:\n\n"
         f"```bash\nexport ZOOLIB_DATA=/data    # the folder that holds {manifest.folder}/train.parquet\n"
         f"{run}```\n\nThe columns are described in [Add a dataset](../extend/dataset.md).\n"
     )
