@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from zoolib.paths import build_dir
+from zoolib.results import ResultStore
 
 HTML = Path(os.environ.get("ZOOLIB_BOOK", build_dir() / "book-out/_build/html"))
 UTILITY = {"search.html", "genindex.html", "py-modindex.html"}  # written by Sphinx, without content of ours
@@ -264,3 +265,33 @@ def test_no_main_page_is_wider_than_a_telephone(browser: Any) -> None:
         assert wide == {}
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def explored() -> list[str]:
+    """Pages with a pathway explorer: the landing page has one without the widget manager, the others with it."""
+    return ["index.html", *(relative(page) for page in (HTML / "results").glob("explore*.html"))]
+
+
+def test_every_explorer_answers_a_click_with_the_numbers_of_a_record(browser: Any) -> None:
+    samples = [r.samples for r in ResultStore.default().records(method="hub_pathway") if r.samples is not None]
+    for name in explored():
+        browser.get((HTML / name).as_uri())
+        wait(browser, lambda opened: opened.execute_script(READY))
+        if "not run" in browser.execute_script("return document.querySelector('article').textContent"):
+            continue
+        wait(browser, lambda opened: opened.find_elements("css selector", ".zw-thumbs button"), 40)
+        browser.execute_script("document.querySelectorAll('.zw-thumbs button')[3].click()")
+        alt = browser.execute_script("return document.querySelector('.zw-thumbs [aria-selected=true] img').alt")
+        row = int(alt.split()[1].rstrip(":"))
+        script = "return [...document.querySelectorAll('.zw-detail tbody .zw-number')].map(cell => cell.textContent)"
+        shown = [float(text) for text in browser.execute_script(script)]
+        kept = [s.set_index("index").filter(like="weight:") for s in samples]
+        assert any(
+            row in weights.index and weights.shape[1] == len(shown) and abs(weights.loc[row] - shown).max() < 2e-3
+            for weights in kept
+        ), (name, alt, shown)
+        assert outside(browser) == []
+
+
+def test_no_page_weighs_more_than_five_megabytes() -> None:
+    assert {relative(page): page.stat().st_size for page in pages() if page.stat().st_size > 5e6} == {}

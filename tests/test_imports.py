@@ -21,7 +21,7 @@ PACKAGE = ROOT / "zoolib"
 LAYERS = (
     ("__main__",),
     ("workflow", "notebooks"),
-    ("experiment", "pretraining"),
+    ("experiment", "pretraining", "own"),
     ("pretraining.recipes",),
     ("methods.*", "rl.runs", "rl.sources", "costs"),
     ("methods.guided",),
