@@ -188,7 +188,8 @@ def _architecture(member: MemberManifest) -> str:
 def _member(hub: HubManifest, member: MemberManifest) -> str:
     kind, _, where = member.weights.partition(":")
     weights = {"package": f"Python package `{where}`", "packaged": f"`{where}`, ships with zoolib", "random": "random",
-               "fetch": f"`{where}`, fetched", "file": f"`{where}`"}  # fmt: skip
+               "fetch": f"`{where}`, fetched", "file": f"`{where}`",
+               "made": f"`{where}`, made by `python -m zoolib pretrain {hub.name}`"}  # fmt: skip
     facts: dict[str, object] = {
         "weights": weights[kind],
         "SHA-256": f"`{member.sha256}`" if member.sha256 else "",
