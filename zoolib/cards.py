@@ -188,6 +188,7 @@ def _architecture(member: MemberManifest) -> str:
 def _member(hub: HubManifest, member: MemberManifest) -> str:
     kind, _, where = member.weights.partition(":")
     weights = {"package": f"Python package `{where}`", "packaged": f"`{where}`, ships with zoolib", "random": "random",
+               "made": f"`{where}`, made by `python -m zoolib pretrain {hub.name}`",
                "fetch": f"`{where}`, fetched", "file": f"`{where}`"}  # fmt: skip
     facts: dict[str, object] = {
         "weights": weights[kind],
