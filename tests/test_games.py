@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
+import synthetic
 import torch
 from safetensors.torch import load, save
 
@@ -195,20 +195,12 @@ def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytes
 # Tables and figures ---------------------------------------------------------------------------------------------------
 
 
-def fill(store: ResultStore, specs: list[RunSpec]) -> None:
-    """Made-up records: 100 for each method's place in the table and 10 for each seed."""
-    for spec in specs:
-        level = 100.0 * list(games.METHODS).index(spec.method) + 10 * spec.seed
-        rows = [(i, "eval", "score", level * i / 100_000 + d) for i in (50_000, 100_000) for d in (-1.0, 1.0)]
-        curves = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
-        metrics = {"test": {"score": level, "episodes": 2.0}, "cost": {"seconds": 60.0, "params_m": 1.1}}
-        store.save(Result(spec, metrics, {"commit": "0123456789"}, curves=curves))
-
-
 def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     specs = atari(profile="lab", seeds=3)
-    fill(store, [s for s in specs if s.method in ("random", "zoo_tuning") or (s.method == "scratch" and s.seed == 0)])
+    for spec in specs:
+        if spec.method in ("random", "zoo_tuning") or (spec.method == "scratch" and spec.seed == 0):
+            store.save(synthetic.game_result(spec))
     table = arcade.scores(store.frame(specs), specs)
     assert table.loc["Zoo-Tuning"].to_dict() == {
         "score": "410.0 ± 10.0", "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
@@ -229,7 +221,8 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
 def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_seeds(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     specs = atari("random,scratch,hub_pathway", profile="lab", seeds=2)
-    fill(store, specs)
+    for spec in specs:
+        store.save(synthetic.game_result(spec))
     figure = arcade.rewards(store.curves(specs), games.TARGETS, store.frame(specs))
     alien, _, bond = figure.axes
     assert [text.get_text() for text in alien.texts] == ["not run"]

@@ -15,6 +15,8 @@ import synthetic
 from nbformat import NotebookNode
 from papermill.inspection import inspect_notebook
 
+from zoolib import games
+from zoolib.grid import grid
 from zoolib.paths import CHECKOUT
 from zoolib.results import ResultStore
 
@@ -156,6 +158,30 @@ def test_the_lab_notebook_shows_what_there_is_and_never_trains(tmp_path: Path):
     assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | 89.01 ± 0.06 |" in tables[0]
     assert "| Hub-Pathway | not run |" in tables[1]
     assert len(outputs(notebook, "image/svg+xml")) == 3  # of cifar100 alone
+
+
+def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "records")
+    short = grid("atari", "jamesbond", games.HUB, "random,scratch", "mini")
+    long = grid("atari", "jamesbond", games.HUB, "random,scratch,hub_pathway", "lab", 2)
+    for spec in [*short, *long]:
+        store.save(synthetic.game_result(spec))
+    done, notebook = execute("atari", tmp_path, "methods=random,scratch")
+    assert done.returncode == 0, done.stderr
+    text = "\n".join(outputs(notebook, "text/markdown"))
+    assert "| Hub-Pathway | 505.0 ± 7.1 |" in text and "| 2 of 5 | 4 | recomputed here |" in text
+    assert "| Zoo-Tuning | not run |" in text and "**Zoo-Tuning**: not run" in text
+    assert "James Bond: From scratch scores 105.0, random play 5.0." in text
+    assert "Alien: From scratch or Random play has not been run." in text
+    assert "| steps | 600 | 100000 |" in text
+    assert len(outputs(notebook, "image/svg+xml")) == 3  # rewards, and one episode each of Hub-Pathway and scratch
+
+
+def test_an_unknown_game_stops_the_notebook_with_one_line(tmp_path: Path) -> None:
+    done, notebook = execute("atari", tmp_path, "game=pong")
+    assert done.returncode != 0 and "unknown game 'pong'; known: alien, gopher" in done.stderr
+    errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert len("\n".join(errors[0].traceback).splitlines()) == 1
 
 
 def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):

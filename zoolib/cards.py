@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from zoolib import apidoc, origins
+from zoolib import apidoc, games, origins
 from zoolib.data import embedded, manifests
 from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
@@ -14,7 +15,7 @@ from zoolib.spec import PROFILES, Profile, Settings, ZoolibError
 
 #: settings whose name says it all in the code, in words for the page of profiles
 _MEANING = {
-    "batch_size": "images a step",
+    "batch_size": "images (of games: stored steps) a step",
     "iterations": "steps of the optimiser",
     "lr": "learning rate of every parameter",
     "momentum": "of stochastic gradient descent",
@@ -23,6 +24,19 @@ _MEANING = {
     "gamma": "factor of the learning rate at each milestone",
     "precision": "auto, float32 or bfloat16; auto takes bfloat16 on GPUs that have it",
     "channels_last": "memory layout of images and kernels",
+    "n_step": "steps of reward before the target looks at the network",
+    "discount": "of the reward, per step",
+    "priority_exponent": "of the loss, in the probability that a step is drawn",
+    "adam_eps": "Adam's epsilon",
+    "clip_norm": "largest norm of the gradient",
+    "atoms": "points of the return's distribution",
+    "value_min": "the first atom",
+    "value_max": "the last atom",
+    "noisy_sigma": "noise of the noisy layers at the start",
+    "hidden": "width of both streams",
+    "max_noops": "random no-ops at a game's start, at most",
+    "eval_episodes": "games of one evaluation",
+    "eval_epsilon": "share of random actions in evaluation",
 }
 
 # Pieces of Markdown ---------------------------------------------------------------------------------------------------
@@ -211,16 +225,7 @@ def _triple(values: tuple[float, float, float]) -> str:
 
 def profiles_page() -> str:
     """The page of all profiles: every setting side by side (bold where it differs from `paper`) and the exceptions."""
-    module = apidoc.read(Path(__file__).with_name("spec.py"), "zoolib.spec")
-    fields = apidoc.fields(module, apidoc.find_class(module, "Settings"))
-    paper = PROFILES["paper"].settings
-    rows: list[tuple[object, ...]] = []
-    for field in fields:
-        values = [getattr(profile.settings, field.name) for profile in PROFILES.values()]
-        shown = [_value(v) if v == getattr(paper, field.name) else f"**{_value(v)}**" for v in values]
-        rows.append((f"`{field.name}`", *shown, _MEANING.get(field.name) or apidoc.prose(field.comment)))
-    seeds = [p.seeds if p.seeds == PROFILES["paper"].seeds else f"**{p.seeds}**" for p in PROFILES.values()]
-    rows.insert(0, ("seeds", *seeds, "runs of each method; tables show mean ± standard deviation over them"))
+    settings = {name: (profile.seeds, profile.settings) for name, profile in PROFILES.items()}
     parts = [
         "# Profiles\n",
         "A profile fixes everything about data and optimisation that changes a number. Every record carries all of its "
@@ -228,11 +233,27 @@ def profiles_page() -> str:
         table(("profile", "meant for"), [(f"`{name}`", _description(p)) for name, p in PROFILES.items()]),
         "## Settings\n",
         "**Bold** marks a value that differs from the `paper` profile.\n",
-        table(("setting", *(f"`{name}`" for name in PROFILES), "meaning"), rows),
+        _settings_table("Settings", settings),
         "## Exceptions for single datasets and methods\n",
         *(_exceptions(name, profile) for name, profile in PROFILES.items()),
+        "## Atari games\n",
+        "Runs of games have settings of their own, those of Data-Efficient Rainbow.\n",
+        _settings_table("ControlSettings", games.PROFILES),
     ]
     return "\n".join(parts)
+
+
+def _settings_table(kind: str, profiles: Mapping[str, tuple[int, Any]]) -> str:
+    """Every field of a dataclass of zoolib.spec, a column a profile: (seeds, settings) by name."""
+    module = apidoc.read(Path(__file__).with_name("spec.py"), "zoolib.spec")
+    seeds, paper = profiles["paper"]
+    counts = [count if count == seeds else f"**{count}**" for count, _ in profiles.values()]
+    rows = [("seeds", *counts, "runs of each method; tables show mean ± standard deviation over them")]
+    for field in apidoc.fields(module, apidoc.find_class(module, kind)):
+        values = [getattr(settings, field.name) for _, settings in profiles.values()]
+        shown = [_value(v) if v == getattr(paper, field.name) else f"**{_value(v)}**" for v in values]
+        rows.append((f"`{field.name}`", *shown, _MEANING.get(field.name) or apidoc.prose(field.comment)))
+    return table(("setting", *(f"`{name}`" for name in profiles), "meaning"), rows)
 
 
 def _description(profile: Profile) -> str:

@@ -36,7 +36,7 @@ def knowledge_flow(source: Source, member: str, options: Mapping[str, Any]) -> S
     deviations = [
         "each layer of the student looks at the same layer of the sources only; the paper lets it choose among several",
         "the penalty on leaving the last policy is left out: the paper's learner is on-policy, this one is not",
-        "evaluation keeps the mixture that training has reached, its shares recorded; the paper's student is alone",
+        "evaluation keeps the mixture that training has reached (its shares are recorded); the paper drops the sources",
     ]
     return Slot(KnowledgeFlow([source(name) for name in SOURCES], SOURCES, options["dependency_weight"]), deviations)
 
