@@ -298,7 +298,7 @@ class RunSpec:
         """Plain JSON types; `from_dict` reads them back."""
         out = dataclasses.asdict(self)
         out["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["settings"].items()}
-        if out["settings"]["train_fraction"] == 1:  # younger than many records, whose ids it must not change
+        if out["settings"].get("train_fraction") == 1:  # younger than many records, whose ids it must not change
             del out["settings"]["train_fraction"]
         out["options"] = dict(self.options)
         return out
