@@ -138,11 +138,18 @@ def tidy(specs: Sequence[RunSpec]) -> None:
             path.unlink()
 
 
+def steps(spec: RunSpec) -> int:
+    """The training iterations of a run, or the steps that its agent takes in a game; 0 where nothing is trained."""
+    if spec.task == games.TASK:
+        return int(spec.settings.steps) if spec.method != "random" else 0
+    return int(spec.settings.iterations) if METHODS[spec.method].trains else 0
+
+
 def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: float) -> None:
     """A progress bar in training iterations over all runs, fed by the notes that the jobs leave."""
     from tqdm import tqdm
 
-    total = {spec.run_id: spec.settings.iterations for spec in specs if METHODS[spec.method].trains}
+    total = {spec.run_id: steps(spec) for spec in specs if steps(spec)}
     form = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} steps [{elapsed}<{remaining}] {postfix}"
     interval = 0.5 if sys.stderr.isatty() else 15.0
     with tqdm(total=sum(total.values()), desc="runs", bar_format=form, mininterval=interval) as bar:
@@ -150,10 +157,10 @@ def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: fl
             time.sleep(0.25)
             notes = {run_id: read_progress(run_id, began) for run_id in total}
             done = {spec.run_id for spec in specs if _recorded(spec) and notes.get(spec.run_id, (0, ""))[0] == 0}
-            steps = {run_id: total[run_id] if run_id in done else notes[run_id][0] for run_id in total}
-            running = [notes[i][1] for i in total if 0 < steps[i] < total[i]]
-            bar.set_postfix_str("; ".join(running) or _stage(sum(steps.values()), sum(total.values())), refresh=False)
-            bar.update(sum(steps.values()) - bar.n)
+            taken = {run_id: total[run_id] if run_id in done else notes[run_id][0] for run_id in total}
+            running = [notes[i][1] for i in total if 0 < taken[i] < total[i]]
+            bar.set_postfix_str("; ".join(running) or _stage(sum(taken.values()), sum(total.values())), refresh=False)
+            bar.update(sum(taken.values()) - bar.n)
 
 
 def _stage(steps: int, total: int) -> str:
