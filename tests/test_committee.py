@@ -10,7 +10,7 @@ from torch import nn
 from zoolib.methods import committee
 from zoolib.recipe import Context, Finished, sum_costs
 from zoolib.spec import ZoolibError
-from zoolib.tasks import Classification
+from zoolib.tasks import Classification, average
 
 COST = {"params_m": 1.0, "trainable_params_m": 1.0, "gmacs": 0.5, "peak_memory_mb": 100.0, "seconds": 10.0}
 
@@ -30,7 +30,7 @@ def context(val, test, labels, **options):
         for i, (v, t) in enumerate(zip(val, test, strict=True))
     }
     spec = SimpleNamespace(option=lambda name: options[name])
-    data = SimpleNamespace(rows={"test": np.arange(len(labels))})
+    data = SimpleNamespace(rows={"test": np.arange(len(labels))}, subsets=lambda split: {})
     hub = SimpleNamespace(names=list(finished))
     return Context(spec, data, hub, Classification(3), None, None, None, finished)
 
@@ -64,7 +64,7 @@ def test_the_best_single_costs_the_training_of_all_and_the_use_of_one():
 
 def test_an_ensemble_of_the_top_k_is_that_of_the_k_best_on_validation():
     outcome = committee.ensemble_top_k(context(VAL, TEST, LABELS, top_k=2, combine="probabilities"))
-    expected = committee.average(np.stack([one_hot(TEST[1]), one_hot(TEST[0])]))
+    expected = average(np.stack([one_hot(TEST[1]), one_hot(TEST[0])]))
     assert np.allclose(np.exp(outcome.logits["test"]), expected, atol=1e-6)
     whole = committee.ensemble_top_k(context(VAL, TEST, LABELS, top_k=3, combine="probabilities"))
     everyone = committee.ensemble(context(VAL, TEST, LABELS, combine="probabilities"))

@@ -17,9 +17,9 @@ from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.methods import METHODS
-from zoolib.methods.committee import average
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
+from zoolib.tasks import average
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -37,11 +37,13 @@ LAYERS = (
         "method",
         "losses",
         "regularizers",
+        "heatmaps",
         "layers.surgery",
         "layers.pathway",
         "layers.lateral",
         "transferability",
         "data.augment",
+        "data.landmarks",
         "data.fetch",
         "grid",
         "rl.envs",
@@ -50,7 +52,9 @@ LAYERS = (
         "evidence",
         "layers.adaagg",
         "nets",
+        "nme",
         "data.embedded",
+        "data.faces",
         "data.convert",
         "data.download",
         "data.formats.matlab",
@@ -63,7 +67,16 @@ LAYERS = (
     ("data.formats.*",),
     ("data.formats.archives",),
     ("data.formats",),
-    ("data.manifests", "methods", "storage", "runtime", "data.things", "data.aerial", "families"),
+    (
+        "data.manifests",
+        "data.portraits",
+        "methods",
+        "storage",
+        "runtime",
+        "data.things",
+        "data.aerial",
+        "families",
+    ),
     ("data.scenes",),
     ("data.render",),
     ("spec", "paths", "files"),
@@ -78,6 +91,7 @@ REPORTS = {
     "analyses",
     "analysis_figures",
     "figures",
+    "landmark_figures",
     "rankings",
     "rankfigures",
     "claims",
@@ -93,7 +107,7 @@ REPORTS = {
 }
 REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "games", "data", ""}
-READABLE |= {"transferability", "evidence", "complexity"}
+READABLE |= {"transferability", "evidence", "complexity", "nme", "data.faces", "data.portraits"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
@@ -114,11 +128,13 @@ NOTEBOOK_MODULES = {
     "figures",
     "routes",
     "arcade",
+    "landmark_figures",
     "widgets",
     "claims",
     "reference",
     "games",
     "data.manifests",
+    "data.faces",
 }
 
 

@@ -40,6 +40,14 @@ PARAMETERS = {
         "profile": '"mini"',
         "seeds": "0",
     },
+    "landmarks": {
+        "dataset": '"faces-rendered"',
+        "hub": '"mini-zoo"',
+        "methods": '"all"',
+        "profile": '"mini"',
+        "seeds": "0",
+        "compute": "True",
+    },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
     "table": {
         "table": '"table5_data_dependent"',
@@ -182,6 +190,24 @@ def test_an_unknown_game_stops_the_notebook_with_one_line(tmp_path: Path) -> Non
     assert done.returncode != 0 and "unknown game 'pong'; known: alien, gopher" in done.stderr
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert len("\n".join(errors[0].traceback).splitlines()) == 1
+
+
+def test_the_landmark_notebook_executes_on_records_alone(tmp_path: Path):
+    synthetic.fill(ResultStore(tmp_path / "records"), "faces-rendered", "mini-zoo", "all")
+    done, notebook = execute("landmarks", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(outputs(notebook, "image/svg+xml")) == 6
+    text = "\n".join(outputs(notebook, "text/markdown"))
+    assert "| Hub-Pathway | 6.30 ± 0.10 | 3.33 | 4.54 | 3.51 |" in text  # beside 300W, WFLW and COFW
+    assert "| Mean face | 18.00 |" in text and "outer corners of the eyes (inter-ocular)" in text
+    assert "**Hub-Pathway**, seed 0" in text and "Not comparable with the paper" in text
+
+
+def test_the_landmark_notebook_without_computing_shows_what_there_is(tmp_path: Path):
+    done, notebook = execute("landmarks", tmp_path, "dataset=faces68", "profile=lab", "compute=False")
+    assert done.returncode == 0, done.stderr
+    text = "\n".join(outputs(notebook, "text/markdown"))
+    assert "| Hub-Pathway | not run | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")
 
 
 def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):

@@ -176,6 +176,7 @@ def test_one_training_step_of_the_loop_calls_backward_once(monkeypatch):
         momentum=0.9,
         nesterov=True,
         weight_decay=0.0,
+        optimiser="sgd",
     )
     machine = train.Machine(torch.device("cpu"), "float32")
     values = train._step(method, train._optimiser(method, settings), None, task, settings, 0, machine, 0)

@@ -1,6 +1,7 @@
 """Specifications and plans: complete, hashed, validated before anything is computed."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 
@@ -25,6 +26,38 @@ def test_a_spec_survives_its_dictionary_and_its_id_changes_with_every_field():
     ):
         ids.add(dataclasses.replace(spec, **change).run_id)
     assert len(ids) == 5
+
+
+def test_settings_that_came_later_leave_the_ids_of_older_runs_alone():
+    old = grid("cls", "digits", "imagenet-lite", "scratch", "smoke", 1)[0]
+    assert "optimiser" not in old.to_dict()["settings"] and len(old.to_dict()["settings"]) == 19
+    assert grid("cls", "digits", "resnet50-random", "scratch", "smoke", 1)[0].run_id == "b98a28108ed0b4ef"  # committed
+    changed = dataclasses.replace(old, settings=dataclasses.replace(old.settings, optimiser="adam"))
+    assert changed.to_dict()["settings"]["optimiser"] == "adam" and changed.run_id != old.run_id
+    assert RunSpec.from_dict(changed.to_dict()) == changed
+
+
+def test_the_paper_profile_of_landmarks_is_the_published_protocol():
+    settings = PROFILES["paper"].resolve("wflw", "landmarks")
+    assert (settings.optimiser, settings.lr, settings.weight_decay, settings.batch_size) == ("adam", 1e-4, 0.0, 16)
+    assert (settings.image_size, settings.heatmap_size, settings.head_channels) == (256, 64, 256)
+    assert (settings.scaling, settings.rotation) == (0.25, 30.0)
+    batches = math.ceil(7500 / 16)
+    assert (settings.iterations, settings.milestones) == (60 * batches, (30 * batches, 50 * batches))
+
+
+def test_a_task_has_its_datasets_and_methods_and_says_so():
+    specs = grid("landmarks", "faces68", "digits-zoo", "all", "lab", 1)
+    names = list(dict.fromkeys(spec.method for spec in specs))
+    assert set(names) == {"scratch", "finetune", "ensemble", "distill", "knowledge_flow", "zoo_tuning",
+                          "lite_zoo_tuning", "hub_pathway"}  # fmt: skip
+    assert next(s for s in specs if s.method == "ensemble").option("combine") == "heatmaps"
+    with pytest.raises(ZoolibError, match="dataset 'digits' is for the task 'cls', not 'landmarks'"):
+        grid("landmarks", "digits", "digits-zoo")
+    with pytest.raises(ZoolibError, match="oracle is not defined for the task landmarks"):
+        grid("landmarks", "faces68", "digits-zoo", "oracle")
+    with pytest.raises(ZoolibError, match=r"unknown task 'landmark' .did you mean 'landmarks'"):
+        grid("landmark", "faces68", "digits-zoo")
 
 
 def test_the_id_does_not_depend_on_the_process():

@@ -203,7 +203,7 @@ def test_the_cost_counts_parameters_and_multiply_adds_by_hand():
 
 
 def test_votes_and_averages_by_hand():
-    from zoolib.methods.committee import average, votes
+    from zoolib.tasks import average, votes
 
     logits = np.log(np.array([[[0.6, 0.4]], [[0.6, 0.4]], [[0.01, 0.99]]]))
     assert votes(logits).argmax(1).tolist() == [0] and average(logits).argmax(1).tolist() == [1]

@@ -82,10 +82,9 @@ def dataset_card(manifest: DatasetManifest) -> str:
     facts: dict[str, object] = {
         "name": f"`{manifest.name}`",
         "task": "image classification" if manifest.task == "cls" else "facial landmarks",
-        "classes": _number(manifest.num_classes) if manifest.num_classes else "",
+        **_what(manifest),
         "images": f"{_number(manifest.sizes.train)} train, {_number(manifest.sizes.test)} test",
         "published validation images": _number(manifest.sizes.val) if manifest.sizes.val else "",
-        "mirrored images": _mirrored(manifest),
         "source": "embedded: comes with the installed packages"
         if installed
         else "canonical: Parquet files on your disk",
@@ -146,11 +145,28 @@ def _mirrored(manifest: DatasetManifest) -> str:
     return "keep their class: flips are used" if manifest.flip else "change their class: no flips"
 
 
+def _what(manifest: DatasetManifest) -> dict[str, object]:
+    """What an image is labelled with, and what mirroring does to it."""
+    points = manifest.landmarks
+    if points is None:
+        return {"classes": _number(manifest.num_classes), "mirrored images": _mirrored(manifest)}
+    first, second = points.normaliser_points
+    return {
+        "points": _number(points.points),
+        "errors are divided by": f"{points.normaliser}: points {first} and {second}, counted from 0",
+        "box of a face": points.box,
+        "target": f"Gaussians, σ = {points.sigma:g} heatmap pixels",
+        "subsets": ", ".join(points.subsets),
+        "mirrored images": _mirrored(manifest),
+    }
+
+
 def _how_to_get(manifest: DatasetManifest) -> str:
     if manifest.source == "embedded":
-        return f"Nothing to do: `python -m zoolib run cls -p dataset {manifest.name}` works on any machine.\n"
-    runs = manifest.task == "cls" and not manifest.apart_from
-    run = f"python -m zoolib run cls -p dataset {manifest.name}\n" if runs else ""
+        return (
+            f"Nothing to do: `python -m zoolib run {manifest.task} -p dataset {manifest.name}` works on any machine.\n"
+        )
+    run = "" if manifest.apart_from else f"python -m zoolib run {manifest.task} -p dataset {manifest.name}\n"
     fetch = f"```bash\npython -m zoolib fetch {manifest.name}\n```\n\nOr put" if manifest.sources else "Put"
     return (
         f"{fetch} `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above "
@@ -161,7 +177,7 @@ def _how_to_get(manifest: DatasetManifest) -> str:
 
 
 def _variant(variant: Variant) -> str:
-    comparable = "yes" if variant.official else "no: never compare its accuracies with published ones"
+    comparable = "yes" if variant.official else "no: never compare its numbers with published ones"
     facts: dict[str, object] = {
         "what it is": variant.note,
         "images": f"{_number(variant.sizes.train)} train, {_number(variant.sizes.test)} test",
@@ -273,10 +289,12 @@ def _value(value: object) -> str:
 def _exceptions(name: str, profile: Profile) -> str:
     known = {field.name for field in dataclasses.fields(Settings)}
     rows = []
-    for dataset, changes in profile.datasets.items():
+    exceptions = {f"task `{task}`": changes for task, changes in profile.tasks.items()}
+    exceptions |= {f"dataset `{dataset}`": changes for dataset, changes in profile.datasets.items()}
+    for what, changes in exceptions.items():
         if wrong := set(changes) - known:
-            raise ZoolibError(f"profile {name!r} changes {', '.join(sorted(wrong))} for {dataset}, which is no setting")
-        rows.append((f"dataset `{dataset}`", "; ".join(f"`{key}` {_value(value)}" for key, value in changes.items())))
+            raise ZoolibError(f"profile {name!r} changes {', '.join(sorted(wrong))} for {what}, which is no setting")
+        rows.append((what, "; ".join(f"`{key}` {_value(value)}" for key, value in changes.items())))
     for method, options in profile.options.items():
         rows.append((f"method `{method}`", "; ".join(f"`{key}` {_value(value)}" for key, value in options.items())))
     body = table(("for", "changed"), rows) if rows else "None.\n"

@@ -14,10 +14,12 @@ from zoolib.grid import ancestry, grid, needed, routing, targets
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.results import Result, ResultStore
-from zoolib.spec import RunSpec, ZoolibError
+from zoolib.spec import RunSpec, Settings, ZoolibError
 
 if TYPE_CHECKING:
+    from zoolib.data.loaders import Dataset
     from zoolib.recipe import Finished, Outcome
+    from zoolib.tasks import TargetTask
 
 __all__ = ["ancestry", "complete", "grid", "missing", "rank", "routing", "run", "targets", "work_dir"]
 
@@ -40,7 +42,6 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     from zoolib.data import loaders
     from zoolib.hub import Hub
     from zoolib.recipe import Context, save_logits
-    from zoolib.tasks import Classification
     from zoolib.train import Machine
 
     manifest = manifests.dataset(spec.dataset)
@@ -56,9 +57,10 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
-    task = Classification(manifest.num_classes)
+    task = task_of(data, spec.settings)
     runtime.seed_everything(spec.seed)
-    context = Context(spec, data, Hub(spec.hub), task, machine, work_dir(spec), progress, before)
+    hub = Hub(spec.hub, spatial=task.spatial)
+    context = Context(spec, data, hub, task, machine, work_dir(spec), progress, before)
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, code)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
@@ -106,6 +108,21 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
     return store.save(
         Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
     )
+
+
+def task_of(data: Dataset, settings: Settings) -> TargetTask:
+    """The task of a dataset at hand."""
+    import numpy as np
+    import torch
+
+    from zoolib.data.landmarks import FaceImages
+    from zoolib.tasks import Classification, LandmarkDetection
+
+    if not isinstance(data.train, FaceImages):
+        return Classification(data.manifest.num_classes)
+    mean = np.nanmean(data.train.faces.points[data.rows["train"]], axis=0)
+    face, points = torch.from_numpy(mean), data.train.landmarks
+    return LandmarkDetection(points, settings.heatmap_size, settings.head_channels, face)
 
 
 def _finished(

@@ -41,8 +41,16 @@ def _single(frame: pd.DataFrame, *names: str) -> None:
 
 
 @styled
-def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float | None = None) -> Figure:
+def accuracies(
+    frame: pd.DataFrame,
+    metric: str = "top1_accuracy",
+    chance: float | None = None,
+    label: str = "Test accuracy (%)",
+    reference: str = "chance",
+) -> Figure:
     """Test accuracy of every method: a dot for each seed, a bar for their mean, a line for chance (percent).
+
+    Another metric takes a label of its own, and another name for the reference that `chance` is.
 
     Raises ZoolibError when the frame is empty or mixes datasets, hubs or profiles.
     """
@@ -71,11 +79,11 @@ def accuracies(frame: pd.DataFrame, metric: str = "top1_accuracy", chance: float
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color="0.9")
     axes.set_xlim(*_room(frame["value"].to_numpy(), chance))
-    axes.set_xlabel("Test accuracy (%)")
+    axes.set_xlabel(label)
     if chance is not None:
         axes.axvline(chance, color="0.35", lw=1, ls=(0, (3, 2)), gid="chance")
         axes.annotate(
-            "chance", (chance, 1), (3, 1), xycoords=("data", "axes fraction"), textcoords="offset points", size=8.5
+            reference, (chance, 1), (3, 1), xycoords=("data", "axes fraction"), textcoords="offset points", size=8.5
         )
     return figure
 

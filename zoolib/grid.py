@@ -13,6 +13,8 @@ from zoolib.data.manifests import HubManifest
 from zoolib.methods import METHODS, SETS, MethodCard, method
 from zoolib.spec import Profile, RunSpec, ZoolibError, profile, unknown
 
+TASKS = ("cls", "landmarks")
+
 
 class Plan(NamedTuple):
     """Runs that are computed together: a grid, by its arguments."""
@@ -24,13 +26,17 @@ class Plan(NamedTuple):
     options: tuple[tuple[str, Any], ...] = ()
 
 
+#: the hub of the landmark pages
+LANDMARK_HUB = "mini-zoo"
+
 #: what `make book` computes afresh in each profile, with a page of its own for each dataset and hub
-CORE: dict[str, tuple[tuple[str, str, str], ...]] = {
+CORE: dict[str, tuple[tuple[Any, ...], ...]] = {
     "smoke": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
     "mini": (
         ("digits", "imagenet-lite", "core"),
         ("digits", "digits-zoo", "core"),
         ("tiles", "mini-zoo", "core"),
+        Plan("faces-rendered", LANDMARK_HUB, "all", 1),
     ),
     "lab": (),
     "paper": (),
@@ -101,6 +107,7 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
     "smoke": (*CORE["smoke"], *ANALYSES["smoke"], RESNET50),
     "mini": (
         *CORE["mini"],
+        Plan("faces-rendered", LANDMARK_HUB, "all"),
         Plan("digits", "digits-zoo", "all"),
         *sweep("digits", "digits-zoo"),
         *(Plan(name, hub, "core") for hub in PACKAGED for name in TARGETS),
@@ -113,15 +120,19 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
         *(plan for hub in PACKAGED for name in LAB_TARGETS for plan in published(name, hub)),
         *published("cifar100", "imagenet-lite"),
         *published("cars", "imagenet-lite", ablation=True),
+        Plan("faces68", LANDMARK_HUB, "all"),
     ),
-    # As the papers do: tables 1, 2 and 5 on all seven, the ablation on two, the feature baselines on three.
-    "paper": tuple(
-        plan
-        for name in ("cifar100", "coco70", "aircraft", "cars", "indoors", "dmlab", "eurosat")
-        for plan in (
-            *published(name, "resnet50-zoo", name in ("coco70", "cars"), name in ("cifar100", "coco70", "indoors")),
-            Plan(name, "heterogeneous", "table2"),
-        )
+    # As the papers do: tables 1, 2 and 5 on all seven, 3 on faces, the ablation on two, the feature baselines on three.
+    "paper": (
+        *(
+            plan
+            for name in ("cifar100", "coco70", "aircraft", "cars", "indoors", "dmlab", "eurosat")
+            for plan in (
+                *published(name, "resnet50-zoo", name in ("coco70", "cars"), name in ("cifar100", "coco70", "indoors")),
+                Plan(name, "heterogeneous", "table2"),
+            )
+        ),
+        *(Plan(name, "resnet50-zoo", "table3") for name in ("300w", "wflw", "cofw")),
     ),
 }
 
@@ -206,14 +217,16 @@ def _members(card: MethodCard, hub: HubManifest, only: Iterable[str] = ()) -> li
     return [name for name in names if hub.member(name).source_head or not card.source_head]
 
 
-def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[MethodCard]:
-    """The cards of a set such as "all" (those this hub allows), of a comma-separated list or of a list of names.
+def choose_methods(methods: str | Iterable[str], hub: HubManifest, task: str = "cls") -> list[MethodCard]:
+    """The cards of a set such as "all" (what hub and task allow), of a comma-separated list or a list of names.
 
-    Raises ZoolibError for an unknown name, and for a method that needs one architecture on a hub of several.
+    Raises ZoolibError for an unknown name, for a method that needs one architecture on a hub of several, and for one
+    that the task has not.
     """
     names = [part.strip() for part in methods.split(",")] if isinstance(methods, str) else list(methods)
     if len(names) == 1 and names[0] in SETS:
-        return [card for card in METHODS.values() if card.name in SETS[names[0]] and allowed(card, hub)]
+        found = [card for card in METHODS.values() if card.name in SETS[names[0]] and allowed(card, hub)]
+        return [card for card in found if task in card.tasks]
     cards = [method(name) for name in dict.fromkeys(name for name in names if name)]
     if not cards:
         raise ZoolibError(f"no method was named; use one of {', '.join(SETS)}, or some of: {', '.join(METHODS)}")
@@ -223,6 +236,8 @@ def choose_methods(methods: str | Iterable[str], hub: HubManifest) -> list[Metho
                 f"{card.name} needs the classifier of the pre-training, and no member of {hub.name!r} has one; "
                 "use a hub of classifiers such as imagenet-lite"
             )
+        if task not in card.tasks:
+            raise ZoolibError(f"{card.name} is not defined for the task {task}; it runs on: {', '.join(card.tasks)}")
         if not allowed(card, hub):
             raise ZoolibError(
                 f"{card.name} needs a hub of one architecture, because it joins layers position by position, and "
@@ -246,8 +261,8 @@ def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     return chosen
 
 
-def _options(card: MethodCard, profile: Profile, changed: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
-    options = {**card.options, **profile.options.get(card.name, {})}
+def _options(card: MethodCard, task: str, profile: Profile, changed: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    options = {**card.options, **card.task_options.get(task, {}), **profile.options.get(card.name, {})}
     return tuple(sorted({**options, **{k: v for k, v in changed.items() if k in options}}.items()))
 
 
@@ -271,8 +286,8 @@ def grid(
     if task == games.TASK:
         planned_seeds = games.PROFILES[profile(profile_name).name][0]
         return games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
-    if task not in ("cls", "cost"):
-        raise unknown("task", task, ["cls", "cost", games.TASK])
+    if task not in (*TASKS, "cost"):
+        raise unknown("task", task, [*TASKS, "cost", games.TASK])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
     if data.task != task and task != "cost":
         raise ZoolibError(
@@ -284,17 +299,17 @@ def grid(
     for name in options:
         if name not in known:
             raise unknown("method option", name, known)
-    settings = dataclasses.replace(chosen_profile.resolve(data.name), train_fraction=label_fraction)
+    settings = dataclasses.replace(chosen_profile.resolve(data.name, task), train_fraction=label_fraction)
     chosen, chosen_seeds = list(members), _seeds(seeds, chosen_profile.seeds)
     if task == "cost" and profile_name == "paper":
         settings = dataclasses.replace(settings, batch_size=12)  # at which Hub-Pathway's supplement measures
     specs = []
     for seed in chosen_seeds:
-        for card in choose_methods(methods, models):
+        for card in choose_methods(methods, models, data.task):
             if card.deterministic and seed != chosen_seeds[0]:
                 continue
             names = _members(card, models, chosen)
-            values = _options(card, chosen_profile, options)
+            values = _options(card, task, chosen_profile, options)
             specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in names]
     return specs
 
@@ -343,11 +358,10 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     """The specifications of a profile's core (what the book computes) or of all its records, needed runs included."""
     name = profile(profile_name).name
     plans = [Plan(*entry) for entry in (ALL[name] if which == "all" else (*CORE[name], *ANALYSES.get(name, ())))]
-    specs = [
-        spec
-        for plan in plans
-        for spec in grid("cls", plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
-    ]
+    specs: list[RunSpec] = []
+    for plan in plans:
+        task = manifests.dataset(plan.dataset).task
+        specs += grid(task, plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
     specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
     if (name, which) == ("lab", "all"):
         specs += [*ancestry(), *routing()]

@@ -6,6 +6,7 @@ import importlib
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,20 +28,62 @@ _AUXILIARY = (
 )  # torchvision's networks with a second head, which returns tuples in training
 
 
+def feature_map(network: Any, x: Tensor) -> Tensor:
+    """The last feature map of a backbone, (B, 3, H, W) -> (B, C, h, w); its pooling and head do not run.
+
+    Serves networks with timm's `forward_features`, this package's `maps` (the outputs of all stages), torchvision's
+    `features`, and torchvision's ResNets. Raises ZoolibError for one whose last features are no map.
+    """
+    if hasattr(network, "forward_features"):
+        maps: Tensor = network.forward_features(x)
+        last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    elif hasattr(network, "maps"):
+        maps, last = network.maps(x)[-1], False
+    elif hasattr(network, "features"):
+        maps = network.features(x)
+        last = hasattr(network, "permute")  # torchvision's Swin Transformers
+        maps = network.norm(maps) if last else maps
+    elif hasattr(network, "layer4"):
+        maps = network.maxpool(network.relu(network.bn1(network.conv1(x))))
+        for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
+            maps = stage(maps)
+        last = False
+    else:
+        maps, last = x.flatten(1), False
+    if maps.dim() != 4:
+        raise ZoolibError(
+            f"{type(network).__name__} offers no feature map (B, C, h, w); use a network with forward_features"
+        )
+    return maps.permute(0, 3, 1, 2).contiguous() if last else maps
+
+
 class HubModel(nn.Module):
-    """A pretrained backbone that normalises its own input: images in [0, 1] -> pooled features."""
+    """A pretrained backbone that normalises its own input: images in [0, 1] -> features.
+
+    Features are the backbone's pooled ones, (B, num_features), or its last map, (B, num_features, h, w), if `spatial`.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, member: MemberManifest, backbone: nn.Module) -> None:
+    def __init__(self, member: MemberManifest, backbone: nn.Module, spatial: bool = False) -> None:
         super().__init__()
         self.name = member.name
         self.num_features = member.num_features
+        self.spatial = spatial
         self.fixed_size = member.input_size if member.fixed_input else 0
         self.backbone = backbone
         self.register_buffer("mean", torch.tensor(member.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(member.std).view(1, 3, 1, 1), persistent=False)
+        if spatial:  # the map before the pooling may have other channels than what comes after it
+            self.num_features = self._channels(member.input_size)
+
+    @torch.no_grad()
+    def _channels(self, size: int) -> int:
+        was = self.backbone.training
+        channels: int = self.eval()(torch.zeros(1, 3, size, size)).shape[1]
+        self.train(was)
+        return channels
 
     def normalise(self, x: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [0, 1] as this backbone was pre-trained to see them."""
@@ -49,8 +92,9 @@ class HubModel(nn.Module):
         return (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> features (B, num_features)."""
-        features: Tensor = self.backbone(self.normalise(x))
+        """Images (B, 3, H, W) in [0, 1] -> features (B, num_features), or (B, num_features, h, w) if spatial."""
+        x = self.normalise(x)
+        features: Tensor = feature_map(self.backbone, x) if self.spatial else self.backbone(x)
         return features
 
 
@@ -211,8 +255,10 @@ def load_in_order(network: nn.Module, state: StateDict, where: str) -> None:
     network.load_state_dict(mapped, strict=False)
 
 
-def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = False) -> HubModel:
+def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = False, spatial: bool = False) -> HubModel:
     """A member of a hub. Without `keep_head` its source head becomes the identity, so that it returns features.
+
+    `spatial` makes it return its last feature map.
 
     `pretrained=False` leaves the random initialisation of torch's current generator. A member whose manifest says
     "random" has weights of its own, drawn from a seed made of its name.
@@ -234,7 +280,7 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
     if not (keep_head or headless):
         parent, attribute = last_linear(network)
         setattr(parent, attribute, nn.Identity())
-    return HubModel(member, network)
+    return HubModel(member, network, spatial)
 
 
 def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
@@ -259,10 +305,14 @@ def _load(network: nn.Module, state: StateDict, member: MemberManifest, where: s
 
 
 class Hub:
-    """A hub by name (or the path of your own YAML): its manifest and its models, built when asked for."""
+    """A hub by name (or the path of your own YAML): its manifest and its models, built when asked for.
 
-    def __init__(self, name: str) -> None:
+    `spatial`: its models return their last feature map (B, C, h, w), not its mean (B, C).
+    """
+
+    def __init__(self, name: str, spatial: bool = False) -> None:
         self.manifest: HubManifest = hub_manifest(name)
+        self.spatial = spatial
 
     @property
     def names(self) -> list[str]:
@@ -271,8 +321,8 @@ class Hub:
 
     def model(self, name: str, pretrained: bool = True) -> HubModel:
         """One member, freshly built."""
-        return build(self.manifest.member(name), pretrained)
+        return build(self.manifest.member(name), pretrained, spatial=self.spatial)
 
     def models(self) -> list[HubModel]:
         """Every member, freshly built."""
-        return [build(member) for member in self.manifest.members]
+        return [build(member, spatial=self.spatial) for member in self.manifest.members]

@@ -48,12 +48,16 @@ class ResNet(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, num_features)."""
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the last feature map (B, widths[-1], h, w)."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = self.get_submodule(name)(x)
-        return x.mean((2, 3))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, num_features)."""
+        return self.forward_features(x).mean((2, 3))
 
 
 class Bottleneck(nn.Module):

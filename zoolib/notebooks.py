@@ -69,10 +69,10 @@ _words = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def specs_of(name: str, chosen: Mapping[str, Any]) -> list[RunSpec]:
-    """The runs that a notebook with these parameters asks for; none for a notebook that only reads records."""
+    """The runs that a notebook with these parameters asks for; none for one that only reads records."""
     if name == "ranking":
         return grid("cls", chosen["dataset"], chosen["hub"], ["rank"], chosen["profile"], 1)
-    if "methods" not in chosen:
+    if "methods" not in chosen or not chosen.get("compute", True):
         return []
     if "game" in chosen:
         return grid(games.TASK, chosen["game"], games.HUB, chosen["methods"], chosen["profile"], chosen["seeds"])

@@ -23,10 +23,10 @@ from zoolib.hub import Hub, HubModel, StateDict
 from zoolib.method import Method
 from zoolib.runtime import code_fingerprint, peak_memory_mb
 from zoolib.spec import RunSpec, Settings, ZoolibError
-from zoolib.tasks import Task
+from zoolib.tasks import TargetTask
 from zoolib.train import Machine, Progress, evaluate, fit
 
-Logits = dict[str, np.ndarray]  # split -> (N, C) float32; "val_labels" and "test_labels" -> (N,)
+Logits = dict[str, np.ndarray]  # split -> predictions as the task keeps them; "val_labels", "test_labels" -> targets
 
 OUTPUT_IMAGES = 200  # test images of which a record keeps every member's own prediction: some kilobytes a run
 
@@ -66,7 +66,7 @@ class Context:
     spec: RunSpec
     data: Dataset
     hub: Hub
-    task: Task
+    task: TargetTask
     machine: Machine
     work: Path  # this run's folder for its checkpoint, logits and weights
     progress: Progress | None
@@ -98,7 +98,8 @@ class Context:
         outcome = score(method, self.data, self.task, settings, self.machine)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
-        held = f"{settings.val_fraction:.0%} of each class's training images are held out to choose by"
+        of_what = "each class's training images" if self.spec.task == "cls" else "the training faces"
+        held = f"{settings.val_fraction:.0%} of {of_what} are held out to choose by"
         outcome.deviations = [f"{held}; the papers train on all of them", *(deviations or [])]
         file.unlink(missing_ok=True)
         return outcome
@@ -121,25 +122,23 @@ class Context:
         return backbone, pair["head"]
 
     def ranking(self) -> list[str]:
-        """The members of the needed runs, best first by accuracy on the validation images (ties: by cross-entropy)."""
-        return sorted(self.needed, key=lambda name: _validation(self.needed[name].logits), reverse=True)
+        """The members of the needed runs, best first by the task's metric on validation data (ties: by its loss)."""
+        return sorted(self.needed, key=lambda name: _validation(self.needed[name].logits, self.task), reverse=True)
 
 
-def _validation(logits: Logits) -> tuple[float, float]:
-    """Accuracy and mean log-probability of the label on the validation images."""
-    scores, labels = logits["val"].astype(np.float64), logits["val_labels"]
-    shifted = scores - scores.max(1, keepdims=True)
-    log_probability = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
-    return float((scores.argmax(1) == labels).mean()), float(log_probability[np.arange(len(labels)), labels].mean())
+def _validation(logits: Logits, task: TargetTask) -> tuple[float, float]:
+    """Metric and minus the mean loss on the validation data, both the higher the better."""
+    prediction, target = torch.from_numpy(logits["val"]), torch.from_numpy(logits["val_labels"])
+    value = task.metrics(prediction, target)[task.metric]
+    return value if task.higher_is_better else -value, -task.loss(prediction.double(), target).item()
 
 
-def from_scores(logits: Logits, rows: np.ndarray) -> Outcome:
-    """The outcome of a recipe that computes logits from those of other runs: accuracies and one row a test image."""
-    metrics = {
-        split: {"top1_accuracy": 100 * float((logits[split].argmax(1) == logits[f"{split}_labels"]).mean())}
-        for split in ("val", "test")
-    }
-    return Outcome(metrics, logits, samples=sample_frame(logits["test"], logits["test_labels"], rows))
+def from_scores(logits: Logits, data: Dataset, task: TargetTask) -> Outcome:
+    """The outcome of a recipe that computes predictions from those of other runs: metrics, one row a test image."""
+    found = {name: torch.from_numpy(values) for name, values in logits.items()}
+    metrics = {split: judge(found[split], found[f"{split}_labels"], data, split, task) for split in ("val", "test")}
+    kept = {name: task.kept(found[name]) if name in metrics else values for name, values in logits.items()}
+    return Outcome(metrics, kept, samples=sample_frame(found["test"], found["test_labels"], data, task))
 
 
 def sum_costs(trained: Sequence[Mapping[str, float]], used: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -156,16 +155,15 @@ def sum_costs(trained: Sequence[Mapping[str, float]], used: Sequence[Mapping[str
     return total
 
 
-def score(method: Method, data: Dataset, task: Task, settings: Settings, machine: Machine) -> Outcome:
+def score(method: Method, data: Dataset, task: TargetTask, settings: Settings, machine: Machine) -> Outcome:
     """Evaluate a trained method on val and test."""
-    metrics, logits = {}, {}
-    aux: dict[str, Tensor] = {}
+    metrics: dict[str, dict[str, float]] = {}
+    logits: Logits = {}
     for split in ("val", "test"):
         prediction, target, aux = evaluate(method, data, split, settings, machine)
-        metrics[split] = task.metrics(prediction, target)
-        logits[split] = prediction.numpy()
-        logits[f"{split}_labels"] = target.numpy()
-    samples = sample_frame(logits["test"], logits["test_labels"], data.rows["test"])
+        metrics[split] = judge(prediction, target, data, split, task)
+        logits |= {split: task.kept(prediction), f"{split}_labels": target.numpy()}
+    samples = sample_frame(prediction, target, data, task)  # of the last split, test
     for name, columns in method.recorded.items():
         values = aux[name].numpy().astype(np.float16)
         if values.ndim == 2:  # (N, m): one column each
@@ -174,7 +172,8 @@ def score(method: Method, data: Dataset, task: Task, settings: Settings, machine
         else:  # (N, layers, m): one list column for each layer
             for index, column in enumerate(columns):
                 samples[f"{name}:{column}"] = list(values[:, index])
-    return Outcome(metrics, logits, samples=samples, outputs=output_frame(method, data, settings, machine))
+    outputs = None if task.spatial else output_frame(method, data, settings, machine)
+    return Outcome(metrics, logits, samples=samples, outputs=outputs)
 
 
 def _few_rows(data: Dataset, count: int) -> np.ndarray:
@@ -216,12 +215,19 @@ def output_frame(
     return pd.DataFrame(frame)
 
 
-def sample_frame(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> pd.DataFrame:
-    """One row a test image: its row in the test file, label, prediction and the prediction's probability."""
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
-    confidence = (shifted.max(1) / shifted.sum(1)).astype(np.float16)
-    frame = {"index": rows, "label": labels, "prediction": logits.argmax(1)}
-    return pd.DataFrame({**{k: v.astype(np.int32) for k, v in frame.items()}, "confidence": confidence})
+def judge(prediction: Tensor, target: Tensor, data: Dataset, split: str, task: TargetTask) -> dict[str, float]:
+    """The task's metrics on a split, its references, and the metrics on each named subset, such as `nme_large-pose`."""
+    found = task.metrics(prediction, target) | task.references(target)
+    for name, members in data.subsets(split).items():
+        if members.any():
+            chosen = torch.from_numpy(members)
+            found |= {f"{key}_{name}": value for key, value in task.metrics(prediction[chosen], target[chosen]).items()}
+    return found
+
+
+def sample_frame(prediction: Tensor, target: Tensor, data: Dataset, task: TargetTask) -> pd.DataFrame:
+    """One row a test image: its row in the test file, and what the task has to say of it."""
+    return pd.DataFrame({"index": data.rows["test"].astype(np.int32), **task.samples(prediction, target)})
 
 
 @torch.no_grad()

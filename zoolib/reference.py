@@ -62,9 +62,10 @@ def table_of(hub: str) -> str:
 
 
 def beside(dataset: str, hub: str) -> pd.DataFrame:
-    """The published numbers to set beside ours: the column of the dataset in the table of the hub; empty where none."""
-    column = manifests.dataset(dataset).paper_column
-    frame = published(table_of(hub))
+    """The published numbers to set beside ours: the dataset's column in the table of task and hub; empty where none."""
+    manifest = manifests.dataset(dataset)
+    column = manifest.paper_column
+    frame = published("table3_landmarks" if manifest.task == "landmarks" else table_of(hub))
     return frame[frame["column"] == column].reset_index(drop=True)
 
 

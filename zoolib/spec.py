@@ -60,9 +60,20 @@ class Settings:
     eval_every: int = 1_000  # iterations between validation points of the curve
     precision: str = "auto"  # "auto" | "float32" | "bfloat16"
     channels_last: bool = True
+    optimiser: str = "sgd"  # "sgd" | "adam" (which reads neither momentum nor nesterov)
+    train_limit: int = 0  # training faces kept in all; 0 = all (landmarks)
+    heatmap_size: int = 64  # side of the predicted heatmaps (landmarks)
+    head_channels: int = 256  # channels of the landmark head's transpose convolutions
+    scaling: float = 0.0  # boxes of faces are scaled by a factor from 1 - scaling to 1 + scaling (landmarks)
+    rotation: float = 0.0  # degrees; faces are turned by up to this angle either way (landmarks)
+    rotation_share: float = 0.6  # share of training faces that are turned (landmarks)
 
     def __post_init__(self) -> None:
-        choices = {"crop": ("resized", "shift", "none"), "precision": ("auto", "float32", "bfloat16")}
+        choices = {
+            "crop": ("resized", "shift", "none"),
+            "precision": ("auto", "float32", "bfloat16"),
+            "optimiser": ("sgd", "adam"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise unknown(name, getattr(self, name), known)
@@ -78,6 +89,28 @@ class Settings:
             raise ZoolibError(f"train_fraction is {self.train_fraction}; use a share above 0 and up to 1, such as 0.15")
         if not 0 < self.val_fraction < 1:
             raise ZoolibError(f"val_fraction is {self.val_fraction}; use a share between 0 and 1, such as 0.1")
+        if not 0 <= self.scaling < 1:
+            raise ZoolibError(f"scaling is {self.scaling}; use a share from 0 to below 1, such as 0.25")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types. A setting that came later is left out at its default, so that older runs keep their ids."""
+        values = dataclasses.asdict(self)
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        kept = {k: v for k, v in values.items() if k not in _LATER or v != defaults[k]}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
+
+
+#: settings that were added after the first records
+_LATER = {
+    "train_fraction",
+    "optimiser",
+    "train_limit",
+    "heatmap_size",
+    "head_channels",
+    "scaling",
+    "rotation",
+    "rotation_share",
+}
 
 
 @dataclass(frozen=True)
@@ -122,6 +155,10 @@ class ControlSettings:
                 f"and at most steps = {self.steps}"
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
     @property
     def iterations(self) -> int:
         """What a progress bar counts: agent steps."""
@@ -130,7 +167,7 @@ class ControlSettings:
 
 @dataclass(frozen=True)
 class Profile:
-    """A scale of experiment: settings, seeds, and what differs for single datasets or methods."""
+    """A scale of experiment: settings, seeds, and what differs for single tasks, datasets or methods."""
 
     name: str
     title: str
@@ -139,10 +176,11 @@ class Profile:
     settings: Settings
     datasets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # dataset -> changed settings
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> changed options
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # task -> changed settings
 
-    def resolve(self, dataset: str) -> Settings:
-        """The settings of this profile on one dataset."""
-        return dataclasses.replace(self.settings, **self.datasets.get(dataset, {}))
+    def resolve(self, dataset: str, task: str = "cls") -> Settings:
+        """The settings of this profile on one dataset: its own changes after those of the task."""
+        return dataclasses.replace(self.settings, **{**self.tasks.get(task, {}), **self.datasets.get(dataset, {})})
 
 
 # Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
@@ -159,6 +197,25 @@ _SMALL_IMAGES: dict[str, Any] = {
     "image_size": 32, "decode_size": 32, "crop": "shift", "batch_size": 64, "iterations": 300, "milestones": (180, 260),
     "eval_every": 100, "val_fraction": 0.2,
 }  # fmt: skip
+
+# Landmarks (Hub-Pathway, section 4.2): Adam, scale 0.75 to 1.25, rotation up to 30 degrees, flip.
+_LANDMARKS: dict[str, Any] = {
+    "optimiser": "adam",
+    "lr": 3e-3,  # of 1e-3, 3e-3 and 1e-2 the best on validation faces for short schedules
+    "weight_decay": 0.0,
+    "crop": "none",
+    "test_crops": 1,
+    "train_per_class": 0,
+    "scaling": 0.25,
+    "rotation": 30.0,
+}
+
+
+def _epochs(faces: int) -> dict[str, Any]:
+    """60 epochs of batches of 16, the learning rate lowered after 30 and 50 (Hub-Pathway, section 4.2)."""
+    batches = -(-faces // 16)
+    return {"iterations": 60 * batches, "milestones": (30 * batches, 50 * batches), "eval_every": 5 * batches}
+
 
 PROFILES: dict[str, Profile] = {
     "smoke": Profile(
@@ -179,6 +236,10 @@ PROFILES: dict[str, Profile] = {
             val_fraction=0.2,
             eval_every=2,
         ),
+        tasks={
+            "landmarks": _LANDMARKS
+            | {"decode_size": 56, "heatmap_size": 16, "head_channels": 8, "train_limit": 64, "test_limit": 40}
+        },
         options=_generator(8, 16),
     ),
     "mini": Profile(
@@ -208,6 +269,10 @@ PROFILES: dict[str, Profile] = {
             "tiles": {"train_per_class": 10},
             "mixture": {"train_per_class": 40},
         },
+        tasks={
+            "landmarks": _LANDMARKS
+            | {"decode_size": 56, "batch_size": 16, "heatmap_size": 16, "head_channels": 32, "eval_every": 50}
+        },
         options=_generator(16, 32),
     ),
     "lab": Profile(
@@ -236,6 +301,11 @@ PROFILES: dict[str, Profile] = {
             "tiles": {**_SMALL_IMAGES, "train_per_class": 10},
             "mixture": {**_SMALL_IMAGES, "train_per_class": 40},
         },
+        tasks={
+            "landmarks": _LANDMARKS
+            | {"image_size": 32, "decode_size": 56, "batch_size": 16, "heatmap_size": 16, "head_channels": 64}
+            | {"iterations": 1000, "milestones": (700, 900), "eval_every": 100}
+        },
         options=_generator(16, 32),
     ),
     "paper": Profile(
@@ -244,6 +314,8 @@ PROFILES: dict[str, Profile] = {
         "224 pixels, batch 48, 15,000 iterations, ten-crop test, three seeds; needs a GPU",
         seeds=3,
         settings=Settings(),
+        datasets={"300w": _epochs(3148), "wflw": _epochs(7500), "cofw": _epochs(1345), "faces68": _epochs(3382)},
+        tasks={"landmarks": _LANDMARKS | {"lr": 1e-4, "batch_size": 16, "image_size": 256, "decode_size": 448}},
         options=_generator(64, 224),
     ),
 }
@@ -297,9 +369,7 @@ class RunSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` reads them back."""
         out = dataclasses.asdict(self)
-        out["settings"] = {k: list(v) if isinstance(v, tuple) else v for k, v in out["settings"].items()}
-        if out["settings"].get("train_fraction") == 1:  # younger than many records, whose ids it must not change
-            del out["settings"]["train_fraction"]
+        out["settings"] = self.settings.to_dict()
         out["options"] = dict(self.options)
         return out
 

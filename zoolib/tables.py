@@ -15,7 +15,8 @@ from zoolib.results import RECOMPUTED, Result
 from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError
 
 NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper"
-_UNITS = {"top1_accuracy": "%"}
+_UNITS = {"top1_accuracy": "%", "nme": "NME, %"}
+_DIGITS = {"nme": 2}  # of our own numbers; 1 for the others
 _COSTS = {  # metric -> heading, digits
     "seconds": ("training (s)", 0),
     "images_per_second": ("images/s", 0),
@@ -54,8 +55,9 @@ def opening(specs: Sequence[RunSpec]) -> str:
     spec = specs[0]
     data, hub, seeds = manifests.dataset(spec.dataset), manifests.hub(spec.hub), {s.seed for s in specs}
     names = list(dict.fromkeys(title(s.method) for s in specs))
+    what = f"{data.num_classes} classes" if data.landmarks is None else f"{data.landmarks.points} points"
     return (
-        f"**{data.title}** (`{data.name}`, {data.num_classes} classes) from **{hub.title}** (`{hub.name}`, "
+        f"**{data.title}** (`{data.name}`, {what}) from **{hub.title}** (`{hub.name}`, "
         f"{len(hub.members)} models); profile `{spec.profile}`, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}; "
         f"methods: {', '.join(names)}."
     )
@@ -152,13 +154,35 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     unit = f" ({unit})" if unit else ""
     columns: dict[str, list[str]] = {f"here{unit}": [], "seeds": [], "computed": [], f"paper{unit}": []}
     here, seeds, computed, paper = columns.values()
+    digits = _DIGITS.get(table.attrs.get("metric", ""), 1)
     for row in table.to_dict("records"):
         n, planned = row["seeds"], row["planned"]
-        here.append(_plus_minus(row["mean"], row["std"], 1) if n else NOT_RUN)
+        here.append(_plus_minus(row["mean"], row["std"], digits) if n else NOT_RUN)
         seeds.append(f"{n} of {planned}" if 0 < n < planned else str(n) if n else "")
         computed.append(row["stamp"] if n else "")
         paper.append(NOT_IN_PAPER if pd.isna(row["paper"]) else _plus_minus(row["paper"], row["paper_std"], 2))
     return pd.DataFrame(columns, index=pd.Index(table["title"], name="method"))
+
+
+def beside_published(comparison: pd.DataFrame, published: pd.DataFrame, here: str) -> pd.DataFrame:
+    """A comparison's own numbers in one column beside every column of a published table, one row a method.
+
+    `here` heads our column. Methods of the paper that have no record say "not run"; values keep the paper's digits.
+    """
+    digits = _DIGITS.get(comparison.attrs.get("metric", ""), 1)
+    ours = {
+        (row["method"], row["member"]): _plus_minus(row["mean"], row["std"], digits) if row["seeds"] else NOT_RUN
+        for row in comparison.to_dict("records")
+    }
+    names = {(row["method"], row["member"]): row["title"] for row in comparison.to_dict("records")}
+    columns = list(dict.fromkeys(published["column"]))
+    keys = [("finetune", m) if m in reference.SINGLES else (m, "") for m in dict.fromkeys(published["method"])]
+    rows = {}
+    for key in [*names, *(key for key in keys if key not in names)]:
+        theirs = published[published["method"] == (key[1] or key[0])].set_index("column")["value"]
+        values = {c: f"{theirs[c]:.2f}" if c in theirs.index else NOT_IN_PAPER for c in columns}
+        rows[names.get(key) or title(*key)] = {here: ours.get(key, NOT_RUN), **values}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
 def _plus_minus(value: float, std: float, digits: int) -> str:
@@ -201,14 +225,15 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
     found: dict[tuple[str, str, str], list[str]] = {}
     for result in records:
         spec = result.spec
-        theirs, name = paper.resolve(spec.dataset), title(spec.method)
+        theirs, name = paper.resolve(spec.dataset, spec.task), title(spec.method)
         pairs = [
             (f.name, getattr(spec.settings, f.name), getattr(theirs, f.name))
             for f in fields(Settings)
             if f.name != "eval_every"
         ]
         card = METHODS.get(spec.method)
-        defaults = {**(card.options if card else {}), **paper.options.get(spec.method, {})}
+        own = {**card.options, **card.task_options.get(spec.task, {})} if card else {}
+        defaults = {**own, **paper.options.get(spec.method, {})}
         pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]
         for setting, here, there in pairs:
             if here != there:

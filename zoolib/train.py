@@ -55,7 +55,7 @@ def fit(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress: Progress | None = None,
 ) -> History:
-    """Train a method by SGD with a stepped learning rate; resume from `checkpoint` where that file exists.
+    """Train a method by SGD or Adam with a stepped learning rate; resume from `checkpoint` where that file exists.
 
     A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not. Raises
     ZoolibError when a loss term stops being finite, naming step and term, or when the checkpoint belongs to another
@@ -84,8 +84,10 @@ def fit(
     return history
 
 
-def _optimiser(method: Method, settings: Settings) -> torch.optim.SGD:
+def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
+    if settings.optimiser == "adam":
+        return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
     return torch.optim.SGD(
         groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
     )
@@ -93,7 +95,7 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.SGD:
 
 def _step(
     method: Method,
-    optimiser: torch.optim.SGD,
+    optimiser: torch.optim.Optimizer,
     data: Dataset,
     task: Task,
     settings: Settings,
@@ -132,7 +134,7 @@ def _to(machine: Machine, settings: Settings, images: Tensor, labels: Tensor) ->
 def evaluate(
     method: Method, data: Dataset, split: str, settings: Settings, machine: Machine
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Predictions (N, C) summed over the test views, labels (N,), recorded aux averaged over the views; on the CPU."""
+    """Predictions summed over the test views, targets, recorded aux averaged over the views: (N, ...), on the CPU."""
     method.eval()
     predictions, targets, kept = [], [], {name: [] for name in method.recorded}  # type: ignore[var-annotated]
     for views, labels in loaders.eval_batches(data, split, settings):

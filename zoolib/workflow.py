@@ -13,12 +13,12 @@ from pathlib import Path
 from zoolib import games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
-from zoolib.grid import ANALYSES, CORE, GAMES_CORE, RANKED, RESNET50, planned
+from zoolib.grid import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, Plan, planned
 from zoolib.methods import METHODS
-from zoolib.paths import CHECKOUT, build_dir
+from zoolib.paths import CHECKOUT, build_dir, shared
 from zoolib.spec import RunSpec, ZoolibError, profile
 
-#: pages made of committed records, whatever the profile
+#: pages made of committed records, whatever the profile; a page whose records are not there is left out
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
@@ -33,6 +33,8 @@ COMMITTED_PAGES = {
     "targets-mini-hub": {"hub": "mini-hub"},
     "routing": {},
     "ancestry": {},
+    f"landmarks-faces68-{LANDMARK_HUB}": {"dataset": "faces68", "hub": LANDMARK_HUB, "methods": "all"}
+    | {"profile": "lab", "compute": "false"},
 }
 
 #: pages of the papers' tables and analyses, on what every book computes
@@ -61,10 +63,12 @@ def spec_file(spec: RunSpec) -> Path:
 
 def pages(profile_name: str) -> dict[str, dict[str, str]]:
     """The notebooks of a profile's book: file stem -> parameters of `python -m zoolib run`."""
-    core = {
-        f"cls-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "methods": methods, "profile": profile_name}
-        for dataset, hub, methods in CORE[profile_name]
-    }
+    core = {}
+    for entry in CORE[profile_name]:
+        plan = Plan(*entry)
+        name = f"{manifests.dataset(plan.dataset).task}-{plan.dataset}-{plan.hub}"
+        core[name] = {"dataset": plan.dataset, "hub": plan.hub, "methods": plan.methods, "profile": profile_name}
+        core[name] |= {"seeds": str(plan.seeds)} if plan.seeds else {}
     ranked = {
         f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
         for dataset, hub in RANKED[profile_name][: len(CORE[profile_name][:1])]  # it shows every other ranking too
@@ -74,13 +78,25 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
     short = profile_name if GAMES_CORE[profile_name] else "smoke"  # the page's own runs; its long ones are committed
     for game, methods in GAMES_CORE[short]:
         core[f"atari-{game}"] = {"game": game, "methods": games.possible(methods), "profile": short}
-    return core | _explorers(profile_name) | ranked | named | COMMITTED_PAGES
+    folder = shared("results")
+    committed = {name: chosen for name, chosen in COMMITTED_PAGES.items() if (folder / _records(chosen)).is_dir()}
+    return core | _explorers(profile_name) | ranked | named | committed
+
+
+def _records(chosen: dict[str, str]) -> str:
+    """The folder below results/ without which a page of committed records has nothing to show."""
+    if "dataset" not in chosen:
+        return ""
+    dataset = chosen["dataset"]
+    return f"{manifests.dataset(dataset).task}/{dataset}/{chosen['hub']}/{chosen['profile']}"
 
 
 def _explorers(profile_name: str) -> dict[str, dict[str, str]]:
     """Pages that look into the records of the core: pathways and gates with their widgets, claims, the walk-through."""
     found: dict[str, dict[str, str]] = {}
-    for dataset, hub, _ in CORE[profile_name]:
+    for dataset, hub, *_ in CORE[profile_name]:
+        if manifests.dataset(dataset).task != "cls":
+            continue
         given = {"dataset": dataset, "hub": hub, "profile": profile_name}
         found[f"explore-{dataset}-{hub}"] = given
         if manifests.hub(hub).homogeneous:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from zoolib.data import augment, embedded
+from zoolib.data import landmarks as faces
 from zoolib.data.manifests import (
     DatasetManifest,
     Variant,
@@ -47,20 +49,41 @@ class Images:
         """Images (B, S, S, 3) uint8 and labels (B,) of those rows."""
         return torch.from_numpy(np.ascontiguousarray(self.pixels[rows])), torch.from_numpy(self.labels[rows])
 
+    def training(
+        self, rows: np.ndarray, settings: Settings, flip: bool, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Augmented images (B, 3, S, S) in [0, 1] and labels (B,)."""
+        images, labels = self.take(rows)
+        return augment.train_batch(images, settings, flip, generator), labels
+
+    def views(self, rows: np.ndarray, settings: Settings) -> tuple[list[Tensor], Tensor]:
+        """The test views of those rows, each (B, 3, S, S), and labels (B,)."""
+        images, labels = self.take(rows)
+        return augment.test_crops(images, settings), labels
+
+
+Source = Any  # what a split is read from: Images, or FaceImages of a landmark dataset
+
 
 @dataclass(frozen=True)
 class Dataset:
     """A dataset at hand: decoded splits and the rows that train, choose (val) and score (test)."""
 
     manifest: DatasetManifest
-    train: Images
-    test: Images
+    train: Source
+    test: Source
     rows: dict[str, np.ndarray]
     variant: str
 
-    def split(self, name: str) -> tuple[Images, np.ndarray]:
+    def split(self, name: str) -> tuple[Source, np.ndarray]:
         """The images behind "train", "val" or "test", and the rows of them that the split takes."""
         return (self.test if name == "test" else self.train), self.rows[name]
+
+    def subsets(self, name: str) -> dict[str, np.ndarray]:
+        """Named parts of the test split, (n,) bool over its rows; none of other splits and of labelled images."""
+        if name != "test" or isinstance(self.test, Images):
+            return {}
+        return {subset: members[self.rows["test"]] for subset, members in self.test.faces.subsets.items()}
 
     @property
     def sha256(self) -> str:
@@ -155,7 +178,7 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
     return rows
 
 
-def variant_of(manifest: DatasetManifest, train: Images, test: Images) -> str:
+def variant_of(manifest: DatasetManifest, train: Source, test: Source) -> str:
     """Which known set of files this is, recognised by checksum, or the source that they were fetched from.
 
     "unknown files" with the first digits of their checksums otherwise.
@@ -184,6 +207,8 @@ def load(manifest: DatasetManifest, settings: Settings) -> Dataset:
 @functools.lru_cache(maxsize=2)
 def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Dataset:
     manifest = DatasetManifest.model_validate_json(manifest_json)
+    if manifest.task == "landmarks":
+        return _load_faces(manifest, settings)
     if manifest.source == "embedded":
         train, test = (_embedded(manifest.name, split, settings.decode_size) for split in ("train", "test"))
     else:
@@ -217,6 +242,13 @@ def _apart(parts: Sequence[Images], other: Dataset) -> list[Images]:
     return out
 
 
+def _load_faces(manifest: DatasetManifest, settings: Settings) -> Dataset:
+    train, test = (faces.load_split(manifest, split, settings.decode_size) for split in ("train", "test"))
+    shuffled = np.random.default_rng(1).permutation(len(test.faces))
+    rows = train.split_rows(settings) | {"test": np.sort(shuffled[: settings.test_limit or None])}
+    return Dataset(manifest, train, test, rows, variant_of(manifest, train, test))
+
+
 def _embedded(name: str, split: str, side: int) -> Images:
     pixels, labels, classes = embedded.load(name, split)
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
@@ -243,17 +275,16 @@ def _epoch(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def train_batch(data: Dataset, settings: Settings, seed: int, iteration: int) -> tuple[Tensor, Tensor]:
-    """Augmented images (B, 3, S, S) in [0, 1] and labels (B,) of one training iteration."""
-    images, labels = data.train.take(batch_rows(data.rows["train"], settings.batch_size, seed, iteration))
+    """Augmented images (B, 3, S, S) in [0, 1] and labels (B,), or points (B, K, 2), of one training iteration."""
+    rows = batch_rows(data.rows["train"], settings.batch_size, seed, iteration)
     generator = torch.Generator().manual_seed((seed << 32) + iteration)
-    return augment.train_batch(images, settings, data.manifest.flip, generator), labels
+    return data.train.training(rows, settings, data.manifest.flip, generator)
 
 
 def eval_batches(
     data: Dataset, split: str, settings: Settings, batch_size: int = 128
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Batches of a split in order: the test views, each (B, 3, S, S), and labels (B,)."""
+    """Batches of a split in order: the test views, each (B, 3, S, S), and labels (B,) or points (B, K, 2)."""
     source, rows = data.split(split)
     for start in range(0, len(rows), batch_size):
-        images, labels = source.take(rows[start : start + batch_size])
-        yield augment.test_crops(images, settings), labels
+        yield source.views(rows[start : start + batch_size], settings)

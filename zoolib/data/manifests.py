@@ -90,13 +90,15 @@ class Landmarks(_Strict):
     sigma: float = Field(gt=0)  # of the heatmap's Gaussian, in heatmap pixels
     box: str  # where the face box comes from
     subsets: list[str] = []  # of the test split
+    edges: list[list[int]] = []  # chains of points that a drawing joins
 
     @model_validator(mode="after")
     def _in_range(self) -> Landmarks:
         every = [index for pair in self.flip_pairs for index in pair]
+        drawn = [index for chain in self.edges for index in chain]
         if len(set(every)) != len(every):
             raise ValueError("a point occurs in two flip pairs")
-        if any(not 0 <= index < self.points for index in (*every, *self.normaliser_points)):
+        if any(not 0 <= index < self.points for index in (*every, *self.normaliser_points, *drawn)):
             raise ValueError(f"an index lies outside 0..{self.points - 1}")
         return self
 

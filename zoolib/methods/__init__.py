@@ -29,6 +29,8 @@ class MethodCard:
     weights: bool = False  # it starts from the weights of those runs, not from their logits alone
     trains: bool = True  # False: it computes its predictions from those of the runs it needs
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tasks: tuple[str, ...] = ("cls",)  # that it is defined for
+    task_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # task -> changed options
 
     def load(self) -> Callable[..., Any]:
         """Import the recipe function."""
@@ -39,6 +41,7 @@ class MethodCard:
 
 _ZOO = "Zoo-Tuning (ICML 2021)"
 _HUB = "Hub-Pathway (NeurIPS 2022)"
+_BOTH = ("cls", "landmarks")
 _GENERATOR = {"generator_width": 64, "generator_size": 224}  # the paper's; profiles have smaller ones
 
 _SLIDES = "Transferability in Deep Learning (slides)"
@@ -89,6 +92,7 @@ METHODS: dict[str, MethodCard] = {
             "zoolib.methods.single:scratch",
             "the first member's architecture with random weights: what transfer has to beat",
             "baseline of both papers",
+            tasks=_BOTH,
         ),
         MethodCard(
             "finetune",
@@ -97,16 +101,19 @@ METHODS: dict[str, MethodCard] = {
             "every weight of one pretrained member, under a new head",
             "baseline of both papers",
             per_member=True,
+            tasks=_BOTH,
         ),
         MethodCard(
             "ensemble",
             "Ensemble",
             "zoolib.methods.committee:ensemble",
-            "the independently fine-tuned members; their probabilities are averaged",
+            "the independently fine-tuned members; their probabilities, or heatmaps, are averaged",
             _HUB + ", table 1",
             needs="finetune",
             options={"combine": "probabilities"},
             trains=False,
+            task_options={"landmarks": {"combine": "heatmaps"}},
+            tasks=_BOTH,
         ),
         MethodCard(
             "best_single",
@@ -152,6 +159,7 @@ METHODS: dict[str, MethodCard] = {
             needs="finetune",
             weights=True,
             options={"temperature": 4.0, "soft_weight": 0.5},
+            tasks=_BOTH,
         ),
         MethodCard(
             "knowledge_flow",
@@ -161,6 +169,7 @@ METHODS: dict[str, MethodCard] = {
             "Liu, Peng and Schwing, ICLR 2019; baseline of both papers",
             homogeneous=True,
             options={"dependency_weight": 1.0},
+            tasks=_BOTH,
         ),
         MethodCard(
             "model_soups",
@@ -181,6 +190,7 @@ METHODS: dict[str, MethodCard] = {
             _ZOO,
             homogeneous=True,
             options={"alignment": "authors"},
+            tasks=_BOTH,
         ),
         MethodCard(
             "lite_zoo_tuning",
@@ -190,6 +200,7 @@ METHODS: dict[str, MethodCard] = {
             _ZOO,
             homogeneous=True,
             options={"alignment": "authors", "gate_momentum": 0.1},
+            tasks=_BOTH,
         ),
         MethodCard(
             "hub_pathway",
@@ -198,6 +209,7 @@ METHODS: dict[str, MethodCard] = {
             "a generator routes each image through the k members it weighs highest; an aggregator joins their logits",
             _HUB,
             options={"top_k": 2, "explore_weight": 0.3, **_GENERATOR},
+            tasks=_BOTH,
         ),
         MethodCard(
             "hub_pathway_random_path",
@@ -291,6 +303,7 @@ SETS: dict[str, tuple[str, ...]] = {
         "hub_pathway",
     ),
     "table2": ("finetune", "ensemble", "distill", "hub_pathway"),
+    "table3": ("scratch", "finetune", "ensemble", "distill", "knowledge_flow", "zoo_tuning", "hub_pathway"),
     "table4": ("hub_pathway_random_path", "hub_pathway_no_explore", "hub_pathway_no_exploit", "hub_pathway"),
     "table5": ("best_single", "ensemble_top_k", "hub_pathway", "oracle"),
     "features": ("ced", "ced_finetuned", "fe", "fe_finetuned", "zoo_tuning"),

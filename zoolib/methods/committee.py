@@ -12,28 +12,8 @@ from torch import Tensor, nn
 from zoolib.hub import HubModel
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome, from_scores, sum_costs
-from zoolib.spec import ZoolibError, unknown
-from zoolib.tasks import Task
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities over the last axis."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(-1, keepdims=True))
-
-
-def average(members: np.ndarray) -> np.ndarray:
-    """Mean probability of the members: logits (m, N, C) -> (N, C)."""
-    return np.asarray(softmax(members.astype(np.float64)).mean(0))
-
-
-def votes(members: np.ndarray) -> np.ndarray:
-    """Share of the members' votes, ties broken by the mean probability: logits (m, N, C) -> (N, C)."""
-    chosen = np.eye(members.shape[-1])[members.argmax(-1)].mean(0)  # (N, C)
-    return np.asarray(chosen + average(members) / (2 * len(members)))  # less than half a vote
-
-
-COMBINE = {"probabilities": average, "votes": votes}
+from zoolib.spec import ZoolibError
+from zoolib.tasks import Classification, Task, softmax
 
 
 def oracle_choice(members: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -65,18 +45,17 @@ def ensemble_top_k(ctx: Context) -> Outcome:
 
 
 def _combined(ctx: Context, names: Sequence[str]) -> Outcome:
-    """The members of these names, combined as the option `combine` says."""
-    combine = str(ctx.spec.option("combine"))
-    if combine not in COMBINE:
-        raise unknown("combine", combine, COMBINE)
+    """The members of these names, combined as the option `combine` says, in the way of the task."""
+    combine, task = str(ctx.spec.option("combine")), ctx.task
     members = {split: _stacked(ctx, names, split) for split in ("val", "test")}
-    scores = {split: np.log(COMBINE[combine](logits)).astype(np.float32) for split, logits in members.items()}
-    outcome = from_scores(scores | _labels(ctx), ctx.data.rows["test"])
-    for split, logits in members.items():
-        labels = outcome.logits[f"{split}_labels"]
-        for name, function in COMBINE.items():
-            right = float((function(logits).argmax(1) == labels).mean())
-            outcome.metrics[split][f"top1_accuracy_{name}"] = 100 * right
+    scores = {split: task.combine(each, combine) for split, each in members.items()}
+    outcome = from_scores(scores | _labels(ctx), ctx.data, task)
+    if isinstance(task, Classification):
+        for split, each in members.items():
+            labels = outcome.logits[f"{split}_labels"]
+            for name in task.COMBINE:
+                right = float((task.combine(each, name).argmax(1) == labels).mean())
+                outcome.metrics[split][f"top1_accuracy_{name}"] = 100 * right
     outcome.metrics["cost"] = _costs(ctx, names)
     note = "probabilities are averaged; the paper lets the members vote (recorded as top1_accuracy_votes)"
     outcome.deviations = [note] if combine == "probabilities" else []
@@ -86,7 +65,7 @@ def _combined(ctx: Context, names: Sequence[str]) -> Outcome:
 def best_single(ctx: Context) -> Outcome:
     """The fine-tuned member that validates best (Hub-Pathway, table 5)."""
     best = ctx.ranking()[0]
-    outcome = from_scores(dict(ctx.needed[best].logits), ctx.data.rows["test"])
+    outcome = from_scores(dict(ctx.needed[best].logits), ctx.data, ctx.task)
     outcome.metrics["cost"] = _costs(ctx, [best])
     outcome.deviations = ["the member is chosen on validation images; the paper does not say how"]
     return outcome
@@ -96,17 +75,17 @@ def oracle(ctx: Context) -> Outcome:
     """For each image the fine-tuned member that does best on it, chosen with its label (Hub-Pathway, table 5)."""
     scores, labels = {}, _labels(ctx)
     for split in ("val", "test"):
-        members = _stacked(ctx, ctx.hub.names, split)
+        members = np.stack(_stacked(ctx, ctx.hub.names, split))  # (m, N, C)
         chosen = oracle_choice(members, labels[f"{split}_labels"])
         scores[split] = members[chosen, np.arange(len(chosen))]
-    outcome = from_scores(scores | labels, ctx.data.rows["test"])
+    outcome = from_scores(scores | labels, ctx.data, ctx.task)
     outcome.metrics["cost"] = _costs(ctx, ctx.hub.names)
     return outcome
 
 
-def _stacked(ctx: Context, names: Sequence[str], split: str) -> np.ndarray:
-    """Logits of the members of these names, (m, N, C)."""
-    return np.stack([ctx.needed[name].logits[split] for name in names])
+def _stacked(ctx: Context, names: Sequence[str], split: str) -> list[np.ndarray]:
+    """Predictions of the members of these names, each (N, ...)."""
+    return [ctx.needed[name].logits[split] for name in names]
 
 
 def _labels(ctx: Context) -> dict[str, np.ndarray]:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoolib import losses
 from zoolib.hub import HubModel
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome
-from zoolib.tasks import Task
+from zoolib.tasks import TargetTask, Task
 
 Pair = tuple[HubModel, nn.Module]  # a backbone and its head
 
@@ -23,7 +22,7 @@ class Distill(Method):
         self,
         student: HubModel,
         teachers: Sequence[Pair],
-        task: Task,
+        task: TargetTask,
         temperature: float = 4.0,
         soft_weight: float = 0.5,
     ) -> None:
@@ -31,6 +30,7 @@ class Distill(Method):
         self.student = student
         self.head: nn.Module = task.head(student.num_features)
         self.teachers = nn.ModuleList(nn.Sequential(*teacher) for teacher in teachers).requires_grad_(False)
+        self.task = task
         self.temperature = temperature  # T
         self.soft_weight = soft_weight  # alpha
 
@@ -47,13 +47,12 @@ class Distill(Method):
 
     @torch.no_grad()
     def soft_targets(self, x: Tensor) -> Tensor:
-        """Mean over the teachers of softmax(z / T): (B, C), float32."""
-        each = [(teacher(x).float() / self.temperature).softmax(-1) for teacher in self.teachers]
-        return torch.stack(each).mean(0)
+        """What the teachers say together: their mean softened probability (B, C), or their mean heatmaps."""
+        return self.task.soft_target([teacher(x) for teacher in self.teachers], self.temperature)
 
     def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> dict[str, Tensor]:
-        """(1 - alpha) cross-entropy with the labels, and alpha T^2 KL with the teachers."""
-        soft = losses.distillation(output.prediction, output.aux["teacher"], self.temperature)
+        """(1 - alpha) times the task's loss, and alpha times the distance to the teachers (T^2 KL of class logits)."""
+        soft = self.task.distillation(output.prediction, output.aux["teacher"], self.temperature)
         return {
             "task": (1 - self.soft_weight) * task.loss(output.prediction, target),
             "distill": self.soft_weight * soft,

@@ -53,7 +53,10 @@ class HubPathway(Method):
         return self
 
     def forward(self, x: Tensor) -> Output:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, C); aux: weight (B, m), active (B, m), members (B, m, C)."""
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, C); aux: weight (B, m), active (B, m), members (B, m, C).
+
+        Where the task predicts heatmaps, C stands for their (K, h, w).
+        """
         weights = self.generator(x)  # (B, m), rows sum to 1
         active = top_k_mask(weights, self.top_k)
         logits = dispatch(list(self.members), x, active)  # (B, m, C), zeros where inactive
@@ -62,7 +65,8 @@ class HubPathway(Method):
     def _join(self, weights: Tensor, active: Tensor, logits: Tensor) -> Tensor:
         """A of the weighted logits of the active members: (B, m), (B, m), (B, m, C) -> (B, C)."""
         kept = torch.where(active, weights, torch.zeros_like(weights))  # eq. 1; not renormalised
-        prediction: Tensor = self.aggregator((kept[..., None] * logits).flatten(1))
+        kept = kept.view(*kept.shape, *[1] * (logits.dim() - 2))  # (B, m, 1, ...)
+        prediction: Tensor = self.aggregator((kept * logits).flatten(1, 2))  # concatenated over the members
         return prediction
 
     def alternatives(self, x: Tensor) -> dict[str, Tensor]:
@@ -153,4 +157,6 @@ def _learned(ctx: Context, **options: Any) -> Outcome:
 
 def _fit(ctx: Context, generator: nn.Module, deviations: list[str], **options: Any) -> Outcome:
     method = HubPathway(ctx.hub.models(), ctx.task, generator, ctx.spec.option("top_k"), **options)
-    return ctx.fit(method, [_START, _OPTIMISER, *deviations])
+    if ctx.spec.settings.optimiser == "sgd":
+        deviations = [_OPTIMISER, *deviations]
+    return ctx.fit(method, [_START, *deviations])
