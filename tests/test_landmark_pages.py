@@ -10,7 +10,7 @@ import synthetic
 from zoolib import landmark_figures, reference, tables
 from zoolib.data.faces import Faces
 from zoolib.data.manifests import dataset
-from zoolib.figures import method_colour
+from zoolib.palette import method_colour
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
 

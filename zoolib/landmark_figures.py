@@ -15,7 +15,9 @@ from zoolib import nme
 from zoolib.data import manifests
 from zoolib.data.faces import Faces
 from zoolib.data.manifests import Landmarks
-from zoolib.figures import _DASHES, _WIDTH, _band, method_colour, styled
+from zoolib.figures import _DASHES, _band
+from zoolib.palette import WIDTH as _WIDTH
+from zoolib.palette import method_colour, styled
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
 from zoolib.tables import order, title
