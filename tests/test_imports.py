@@ -133,6 +133,7 @@ NOTEBOOK_MODULES = {
     "claims",
     "reference",
     "games",
+    "spec",
     "data.manifests",
     "data.faces",
 }
