@@ -35,8 +35,8 @@ CORE: dict[str, tuple[tuple[Any, ...], ...]] = {
     "mini": (
         ("digits", "imagenet-lite", "core"),
         ("digits", "digits-zoo", "core"),
-        ("tiles", "mini-zoo", "core"),
-        Plan("faces-rendered", LANDMARK_HUB, "all", 1),
+        Plan("tiles", "mini-zoo", "core", 1),  # its other seeds are committed
+        Plan("faces-rendered", LANDMARK_HUB, "scratch,finetune,ensemble,zoo_tuning,hub_pathway", 1),
     ),
     "lab": (),
     "paper": (),

@@ -68,7 +68,8 @@ def pages(profile_name: str) -> dict[str, dict[str, str]]:
         plan = Plan(*entry)
         name = f"{manifests.dataset(plan.dataset).task}-{plan.dataset}-{plan.hub}"
         core[name] = {"dataset": plan.dataset, "hub": plan.hub, "methods": plan.methods, "profile": profile_name}
-        core[name] |= {"seeds": str(plan.seeds)} if plan.seeds else {}
+        kept = (shared("results") / _records(core[name])).is_dir()  # then the page shows their seeds too
+        core[name] |= {"seeds": str(plan.seeds)} if plan.seeds and not kept else {}
     ranked = {
         f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
         for dataset, hub in RANKED[profile_name][: len(CORE[profile_name][:1])]  # it shows every other ranking too
