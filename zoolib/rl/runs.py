@@ -31,7 +31,7 @@ _LONG = 20_000  # steps from which compiling pays
 
 
 @dataclass
-class Outcome:
+class GameOutcome:
     """What a run computed."""
 
     metrics: dict[str, dict[str, float]]
@@ -82,7 +82,7 @@ def build(spec: RunSpec, settings: ControlSettings) -> tuple[Network, list[str]]
     return Network(slot.encoder, head), slot.deviations
 
 
-def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> Outcome:
+def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutcome:
     """Compute one specification; its checkpoint and final policy lie in `work`."""
     if spec.method == "random":
         return _random(spec)
@@ -97,10 +97,10 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> Outcome:
     samples = episode(network, spec.dataset, settings, spec.seed)
     curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
     Checkpoint(work).remove()
-    return Outcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled)
+    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled)
 
 
-def _random(spec: RunSpec) -> Outcome:
+def _random(spec: RunSpec) -> GameOutcome:
     """Random play in as many games as an evaluation has."""
     settings = spec.settings
     began = time.perf_counter()
@@ -108,7 +108,7 @@ def _random(spec: RunSpec) -> Outcome:
     rows = [(settings.steps, "eval", "score", score) for score in scores]
     curves = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
     cost = {"eval_seconds": time.perf_counter() - began}
-    return Outcome({"test": _test(spec.dataset, scores), "cost": cost}, curves, None)
+    return GameOutcome({"test": _test(spec.dataset, scores), "cost": cost}, curves, None)
 
 
 def _test(name: str, scores: list[float]) -> dict[str, float]:
