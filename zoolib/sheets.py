@@ -18,7 +18,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from zoolib.data import embedded, things
+from zoolib.data import embedded, manifests, portraits, things
 from zoolib.data.render import Rendered, render
 from zoolib.spec import unknown
 
@@ -208,8 +208,25 @@ def _card(name: str) -> dict[str, Sheet]:
     return {"samples": first, "labels": drawn}
 
 
+def faces(columns: int = 8, depth: int = 3) -> Figure:
+    """Training images of `faces-rendered`, every second with its 68 points drawn over it."""
+    images, points = portraits.load("faces-rendered", "train", manifests.dataset("faces-rendered").sizes.train)
+    figure = Figure(figsize=(_WIDTH, _WIDTH / columns * depth), layout="constrained")
+    for index, axes in enumerate(figure.subplots(depth, columns).ravel()):
+        axes.imshow(images[index])
+        if index % 2:
+            axes.plot(points[index, :, 0] - 0.5, points[index, :, 1] - 0.5, ".", ms=1.2, color=TEST)
+        _bare(axes)
+    return figure
+
+
+_FACES = Sheet(
+    faces, "Rendered faces, every second with its 68 points", "Training images; every second shows its 68 points."
+)
+
 SHEETS: dict[str, dict[str, Sheet]] = {
     **{name: _card(name) for name in embedded.EMBEDDED},
+    "faces-rendered": {"samples": _FACES},
     "rendered": {"photographs": Sheet(over_photographs, "Rendered things over photographs with their labels", "")},
 }
 
