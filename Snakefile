@@ -1,4 +1,4 @@
-# One job per run specification, then the notebooks, then the book. `python -m zoolib workflow` calls it.
+# One job for each batch of run specifications, then the notebooks, then the book. `python -m zoolib workflow` calls it.
 import sys
 from pathlib import Path
 
@@ -10,15 +10,18 @@ from zoolib.paths import build_dir
 
 PROFILE, WHICH = config["profile"], config["which"]
 BUILD = str(build_dir())
-SPECS = {spec.stem: spec for spec in plan.planned(PROFILE, WHICH)}
+SPECS = plan.planned(PROFILE, WHICH)
+BATCHES = plan.batches(SPECS)
+BATCH = {spec.run_id: name for name, specs in BATCHES.items() for spec in specs}
 PAGES = plan.pages(PROFILE)
 VIEWS = [*Path("zoolib").glob("*.py"), *Path("zoolib/static").iterdir(), *Path("zoolib").glob("*/*.py"), *Path("data_manifests").rglob("*.yaml")]
 PUBLISHED = ["reference/paper_results.csv", "reference/claims.yaml"]
 HTML = f"{BUILD}/book-out/_build/html/index.html"
 
 
-def record(spec):
-    return f"{BUILD}/records/{spec.stem}.json"
+def done(specs):
+    """The stamps of the batches that compute some runs."""
+    return sorted({str(plan.stamp(BATCH[spec.run_id])) for spec in specs})
 
 
 def data_files(spec):
@@ -30,23 +33,24 @@ def data_files(spec):
 
 
 def inputs(wildcards):
-    spec = SPECS[wildcards.stem]
-    return [plan.spec_file(spec), f"{BUILD}/code", *data_files(spec), *map(record, needed(spec))]
+    specs = BATCHES[wildcards.batch]
+    before = [other for spec in specs for other in needed(spec) if BATCH[other.run_id] != wildcards.batch]
+    return [f"{BUILD}/code", *map(plan.spec_file, specs), *(path for spec in specs for path in data_files(spec)), *done(before)]
 
 
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
     datasets = {chosen.get("dataset"), *chosen.get("datasets", "").split(",")}
-    here = [s for s in SPECS.values() if s.hub == chosen.get("hub") and (s.dataset in datasets or s.task == "cost")]
+    here = [s for s in SPECS if s.hub == chosen.get("hub") and (s.dataset in datasets or s.task == "cost")]
     name = wildcards.page.split("-")[0]
     if name == "ranking":  # it compares the scores of every hub with fine-tuning
-        here = [spec for spec in SPECS.values() if spec.method in ("rank", "finetune")]
+        here = [spec for spec in SPECS if spec.method in ("rank", "finetune")]
     if name == "claims":
-        here = SPECS.values()
+        here = SPECS
     if name == "atari":  # short runs beside the committed long ones
-        here = [spec for spec in SPECS.values() if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
+        here = [spec for spec in SPECS if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
     committed = [] if here and name not in ("ranking", "atari") else sorted(Path("results").rglob("*.json"))
-    return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *map(record, here)]
+    return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *done(here)]
 
 
 def parameters(wildcards):
@@ -57,21 +61,22 @@ localrules: book, reproduce
 
 
 rule reproduce:
-    input: [record(spec) for spec in SPECS.values()]
+    input: done(SPECS)
 
 
 rule book:
     input: HTML
 
 
-rule record:
+rule batch:
     input: inputs
-    output: BUILD + "/records/{stem}.json"
+    output: touch(BUILD + "/batches/{batch}")
     params:
-        spec=lambda wildcards: str(plan.spec_file(SPECS[wildcards.stem])),
-        log=lambda wildcards: f"{BUILD}/logs/{SPECS[wildcards.stem].run_id}.log",
+        specs=lambda wildcards: [str(plan.spec_file(spec)) for spec in BATCHES[wildcards.batch]],
+        log=lambda wildcards: f"{BUILD}/logs/{wildcards.batch}.log",
+    priority: 1  # the pages that need no run wait
     threads: 1
-    shell: "{sys.executable} -m zoolib record {params.spec:q} > {params.log:q} 2>&1"
+    shell: "{sys.executable} -m zoolib record {params.specs:q} > {params.log:q} 2>&1"
 
 
 rule notebook:

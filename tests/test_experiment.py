@@ -15,7 +15,7 @@ import torch
 
 from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
-from zoolib.grid import grid
+from zoolib.grid import grid, needed, planned
 from zoolib.methods import METHODS
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
@@ -256,6 +256,44 @@ def test_the_plan_is_rewritten_only_where_it_changes():
     time.sleep(0.02)
     workflow.prepare("smoke", "core")
     assert times == {spec.run_id: workflow.spec_file(spec).stat().st_mtime_ns for spec in first}
+
+
+def test_short_runs_share_a_process_by_dataset_hub_and_seed_and_long_ones_do_not():
+    short = workflow.batches(planned("mini"))
+    assert sum(map(len, short.values())) == len(planned("mini"))
+    assert all(len({(s.task, s.dataset, s.hub, s.seed) for s in runs}) == 1 for runs in short.values())
+    assert len(short) < len(planned("mini")) / 3
+    for runs in short.values():
+        places = {spec.run_id: place for place, spec in enumerate(runs)}
+        assert all(places[other.run_id] < places[spec.run_id] for spec in runs for other in needed(spec))
+    assert all(len(runs) == 1 for runs in workflow.batches(planned("lab", "all")).values())
+
+
+def test_a_stamp_goes_with_a_record_and_a_committed_record_is_no_stand_in(store, monkeypatch):
+    spec, *_ = specs = smoke("scratch")
+    monkeypatch.setattr(workflow, "planned", lambda *_: specs)
+    (batch,) = workflow.batches(specs)
+    computed = ResultStore.default()
+    record = experiment.run(spec, computed)
+    workflow.stamp(batch).parent.mkdir(parents=True)
+    workflow.stamp(batch).touch()
+    workflow.prepare("smoke", "core")
+    assert workflow.stamp(batch).exists()
+    (computed.write_root / f"{spec.stem}.json").rename(computed.write_root / "elsewhere.json")
+    workflow.prepare("smoke", "core")
+    assert not workflow.stamp(batch).exists()
+    assert record.run_id == spec.run_id
+
+
+def test_peak_memory_is_that_of_the_run_and_not_of_what_the_process_did_before():
+    cpu = torch.device("cpu")
+    big = torch.ones(60_000_000)  # 240 MB
+    with_big = runtime.peak_memory_mb(cpu)
+    del big
+    runtime.forget_peak_memory(cpu)
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux keeps this counter")
+    assert runtime.peak_memory_mb(cpu) < with_big - 200
 
 
 def test_kept_weights_go_when_a_whole_plan_is_recorded_and_logits_stay(store):

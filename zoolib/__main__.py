@@ -214,12 +214,17 @@ def _record(args: argparse.Namespace) -> None:
     from zoolib.results import ResultStore
     from zoolib.workflow import note_progress
 
-    try:
-        spec = RunSpec.from_dict(json.loads(Path(args.spec).read_text()))
-    except (OSError, ValueError) as error:
-        raise ZoolibError(f"{args.spec}: not a specification file ({error})") from None
+    specs = []
+    for name in args.specs:
+        try:
+            specs.append(RunSpec.from_dict(json.loads(Path(name).read_text())))
+        except (OSError, ValueError) as error:
+            raise ZoolibError(f"{name}: not a specification file ({error})") from None
     _threads()
-    experiment.run(spec, ResultStore.default(), _reporter(note_progress))
+    store = ResultStore.default()
+    for spec in specs:
+        if experiment.missing([spec], store.computed()):  # a committed record does not stand for this run
+            experiment.run(spec, store, _reporter(note_progress))
 
 
 def _reporter(note: object) -> Report:
@@ -326,7 +331,8 @@ def parser() -> argparse.ArgumentParser:
     workflow.add_argument("target", choices=("book", "reproduce"))
     workflow.add_argument("--profile", default="mini", help=f"{', '.join(PROFILES)} (default: mini)")
     workflow.add_argument("--cores", type=int, default=0, help="parallel jobs, one thread each (default: all cores)")
-    command("record", _record, "compute one run specification").add_argument("spec", help="a JSON file")
+    recording = command("record", _record, "compute the run specifications that have no valid record")
+    recording.add_argument("specs", nargs="+", metavar="SPEC", help="a JSON file")
     fetching = command("fetch", _fetch, "download, verify and convert datasets; download and verify hubs")
     fetching.add_argument("names", nargs="+", metavar="NAME", help="a dataset or a hub")
     fetching.add_argument("--into", metavar="FOLDER", help="the data root (default: the first of ZOOLIB_DATA)")

@@ -149,6 +149,10 @@ class ResultStore:
         """Written: `ZOOLIB_RECORDS`, else build/records of the project. Read as well: the committed results/."""
         return cls(os.environ.get("ZOOLIB_RECORDS") or build_dir() / "records", shared("results"))
 
+    def computed(self) -> ResultStore:
+        """This store without the committed records: only what was computed here."""
+        return ResultStore(self.write_root)
+
     def save(self, result: Result) -> Result:
         """Write the record, all or nothing, and return it as `load` would. Raises ZoolibError when the disk is full.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+import gc
 import hashlib
 import os
 import platform
@@ -188,11 +190,31 @@ def versions() -> dict[str, str]:
     return found
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` count from here: what earlier work freed is given back, its peak forgotten.
+
+    Where the system keeps no such counter (outside Linux) the peak goes on counting from the start of the process.
+    """
+    import torch
+
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory since the process started: of the GPU where one is used, else resident memory, in MB."""
+    """Peak memory since `forget_peak_memory` or the start, in MB: of the GPU where one is used, else resident."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)

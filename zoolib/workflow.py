@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import games, runtime
+from zoolib import experiment, games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
 from zoolib.grid import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, Plan, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir, shared
+from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError, profile
+
+#: profiles whose runs take seconds
+SHORT = ("smoke", "mini")
 
 #: pages made of committed records, whatever the profile; a page whose records are not there is left out
 COMMITTED_PAGES = {
@@ -59,6 +64,25 @@ def write_changed(path: Path, text: str) -> None:
 def spec_file(spec: RunSpec) -> Path:
     """The file that hands a specification to the job that computes it."""
     return build_dir() / "specs" / f"{spec.run_id}.json"
+
+
+def batches(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
+    """The jobs of a plan: name -> runs, in an order in which every run follows those it needs.
+
+    The runs of a short profile on one dataset, hub and seed share one process, because loading the libraries takes
+    longer than many of them; a run of a long profile has a process, and on a cluster a machine, of its own.
+    """
+    found: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        parts = (spec.profile, spec.task, spec.dataset, spec.hub, str(spec.seed))
+        shared_by = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(parts))
+        found.setdefault(shared_by if spec.profile in SHORT else spec.run_id, []).append(spec)
+    return found
+
+
+def stamp(batch: str) -> Path:
+    """The file that says that every run of a batch has a valid record."""
+    return build_dir() / "batches" / batch
 
 
 def pages(profile_name: str) -> dict[str, dict[str, str]]:
@@ -114,6 +138,10 @@ def prepare(profile_name: str, which: str) -> list[RunSpec]:
     for spec in specs:
         write_changed(spec_file(spec), json.dumps(spec.to_dict(), indent=1))
     write_changed(build_dir() / "code", runtime.code_fingerprint())
+    store = ResultStore.default().computed()
+    for batch, runs in batches(specs).items():
+        if experiment.missing(runs, store):  # a record was removed, or comes from other code or data
+            stamp(batch).unlink(missing_ok=True)
     return specs
 
 
