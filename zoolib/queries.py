@@ -17,6 +17,7 @@ import pandas as pd
 
 from zoolib import routes
 from zoolib.data import manifests
+from zoolib.grid import TASKS
 from zoolib.methods import METHODS
 from zoolib.results import Result, ResultStore
 from zoolib.spec import PROFILES, RunSpec
@@ -43,7 +44,9 @@ class Records:
     profile: str
 
     def __post_init__(self) -> None:
-        self.all: list[Result] = self.store.records(profile=self.profile)
+        self.all: list[Result] = [
+            result for result in self.store.records(profile=self.profile) if _has_settings(result.spec, self.profile)
+        ]
 
     def of(self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False) -> list[Result]:
         """The records of one side of a comparison, on hubs of the wanted kind."""
@@ -57,6 +60,13 @@ class Records:
                 if alike and (pretrained or random_hubs):
                     found.append(result)
         return found
+
+
+def _has_settings(spec: RunSpec, profile: str) -> bool:
+    """Whether a run was trained as its profile says: runs of other lengths or fewer labels answer other questions."""
+    if spec.task not in TASKS or spec.dataset not in manifests.datasets():
+        return True
+    return spec.settings == PROFILES[profile].resolve(spec.dataset, spec.task)
 
 
 def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> bool:
@@ -177,7 +187,7 @@ def weight_quality(records: Records, left: Side, right: Side, **hubs: Any) -> Ef
     values, cases = [], []
     for routed in records.of(left, **hubs):
         members = tuned.get(_case(routed.spec), {})
-        if routed.samples is None:
+        if routed.samples is None or "label" not in routed.samples:  # right or wrong: a question of classes
             continue
         weights = routes.weights_of(routed.samples).set_axis(routed.samples["index"])
         if set(weights.columns) != set(members) or any(r.samples is None for r in members.values()):
