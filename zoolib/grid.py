@@ -33,9 +33,9 @@ LANDMARK_HUB = "mini-zoo"
 CORE: dict[str, tuple[tuple[Any, ...], ...]] = {
     "smoke": (("digits", "imagenet-lite", "core"), ("digits", "digits-zoo", "core")),
     "mini": (
-        ("digits", "imagenet-lite", "core"),
+        Plan("digits", "imagenet-lite", "core", 1),  # one seed: the others are committed
         ("digits", "digits-zoo", "core"),
-        Plan("tiles", "mini-zoo", "core", 1),  # its other seeds are committed
+        Plan("tiles", "mini-zoo", "core", 1),
         Plan("faces-rendered", LANDMARK_HUB, "scratch,finetune,ensemble,zoo_tuning,hub_pathway", 1),
     ),
     "lab": (),
@@ -107,6 +107,7 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
     "smoke": (*CORE["smoke"], *ANALYSES["smoke"], RESNET50),
     "mini": (
         *CORE["mini"],
+        Plan("digits", "imagenet-lite", "core"),
         Plan("faces-rendered", LANDMARK_HUB, "all"),
         Plan("digits", "digits-zoo", "all"),
         *sweep("digits", "digits-zoo"),

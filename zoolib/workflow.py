@@ -153,6 +153,8 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
     cores = cores or os.cpu_count() or 1
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile"), "--cores", str(cores)]
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "--directory", str(CHECKOUT)]
+    longest = max(batches(specs).items(), key=lambda item: sum(map(steps, item[1])), default=("", []))[0]
+    command += ["--prioritize", str(stamp(longest))] if longest else []  # alone at the end it would leave cores idle
     command += ["--config", f"profile={profile_name}", f"which={which}", "--", target]
     log = build_dir() / "workflow.log"
     log.parent.mkdir(parents=True, exist_ok=True)
