@@ -201,7 +201,7 @@ def _watch(process: subprocess.Popen[bytes], specs: Sequence[RunSpec], began: fl
     interval = 0.5 if sys.stderr.isatty() else 15.0
     with tqdm(total=sum(total.values()), desc="runs", bar_format=form, mininterval=interval) as bar:
         while process.poll() is None:
-            time.sleep(0.25)
+            time.sleep(min(interval, 1.0))
             notes = {run_id: read_progress(run_id, began) for run_id in total}
             done = {spec.run_id for spec in specs if _recorded(spec) and notes.get(spec.run_id, (0, ""))[0] == 0}
             taken = {run_id: total[run_id] if run_id in done else notes[run_id][0] for run_id in total}
