@@ -341,6 +341,12 @@ def test_fuzzed_archives_end_in_the_right_rows_or_in_one_line(data: st.DataObjec
         victim.write_bytes(whole)
 
 
+@pytest.mark.parametrize("record", [b"\x08\x05", b"\x0a\x02\x08\x05", b"\x0a\x04\x0a\x02\x08\x05"])
+def test_a_number_where_a_tfrecord_should_hold_bytes_is_refused(record):
+    with pytest.raises(ValueError, match="holds a number"):
+        tfrecord.example(record)
+
+
 @FUZZ
 @given(content=st.binary(max_size=300))
 def test_random_bytes_are_one_line_errors_in_every_parser(content: bytes, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from zoolib import games
 from zoolib.files import atomic
 from zoolib.grid import grid
+from zoolib.paper_tables import CONTENTS
 from zoolib.paths import build_dir, shared
 from zoolib.spec import RunSpec, ZoolibError, unknown
 
@@ -88,6 +89,11 @@ def output_path(name: str, chosen: Mapping[str, Any]) -> Path:
     return build_dir() / "notebooks" / f"{'-'.join(parts)}.ipynb"
 
 
+def _titled(key: str, value: Any) -> str:
+    """What a heading calls a parameter's value."""
+    return CONTENTS[value][1] if key == "table" and value in CONTENTS else str(value)
+
+
 def has_papermill() -> bool:
     """Whether the packages that execute notebooks are installed; a bare GPU node has none of them."""
     try:
@@ -107,7 +113,7 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
 
     source = available()[name].read_text()
     for key, value in chosen.items():  # headings cannot take papermill's parameters
-        source = source.replace("{{" + key + "}}", json.dumps(str(value))[1:-1])
+        source = source.replace("{{" + key + "}}", json.dumps(_titled(key, value))[1:-1])
     output.parent.mkdir(parents=True, exist_ok=True)
     filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
     filled.write_text(source)

@@ -80,7 +80,7 @@ function render({ model, el }) {
     });
     detail.replaceChildren(
       make("div", { class: "zw-head" },
-        make("img", { src: get("thumbs")[i], alt: "", class: "zw-big" }),
+        make("img", { src: get("thumbs")[i], alt: `image ${get("index")[i]}, enlarged: ${named(i)}`, class: "zw-big" }),
         make("div", {}, make("div", {}, label < 0 ? "your image" : `class: ${classes[label]}`),
           make("div", { class: "zw-answer", role: "status" }, `with k = ${k}: `, make("b", {}, said(top[0])), " ",
             label < 0 ? null : verdict(top[0][0], i)),

@@ -121,9 +121,16 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number is cut off")
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """(field number, int or bytes) of a protocol-buffer message."""
-    at = 0
+def _message(value: int | bytes) -> bytes:
+    """The bytes of a field that must hold some. Raises ValueError where it holds a number."""
+    if isinstance(value, int):
+        raise ValueError("a field that should hold bytes holds a number")
+    return bytes(value)
+
+
+def _fields(message: int | bytes) -> Iterator[tuple[int, Any]]:
+    """(field number, int or bytes) of a protocol-buffer message. Raises ValueError for what is none."""
+    data, at = _message(message), 0
     while at < len(data):
         key, at = _varint(data, at)
         number, kind = key >> 3, key & 7
@@ -146,9 +153,10 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
 def _feature(data: bytes) -> Values:
     for kind, content in _fields(data):
         if kind == 1:
-            return [value for number, value in _fields(content) if number == 1]
+            return [_message(value) for number, value in _fields(content) if number == 1]
         if kind == 2:
-            return [float(v) for number, value in _fields(content) if number == 1 for v in np.frombuffer(value, "<f4")]
+            packed = [_message(value) for number, value in _fields(content) if number == 1]
+            return [float(v) for value in packed for v in np.frombuffer(value, "<f4")]
         if kind == 3:
             return _integers(content)
     return []
@@ -172,7 +180,7 @@ def example(record: bytes) -> dict[str, Values]:
     for _, features in (pair for pair in _fields(record) if pair[0] == 1):
         for _, entry in (pair for pair in _fields(features) if pair[0] == 1):
             parts = dict(_fields(entry))
-            found[bytes(parts.get(1, b"")).decode()] = _feature(bytes(parts.get(2, b"")))
+            found[_message(parts.get(1, b"")).decode()] = _feature(_message(parts.get(2, b"")))
     return found
 
 
