@@ -188,6 +188,7 @@ def test_no_page_shows_a_failure(visits: dict[str, Visit]) -> None:
         "An Exception was encountered",
         "papermill.exceptions",
         "<Figure size",
+        "Warning: ",
     )
     shown = {name: [mark for mark in marks if mark in visit.facts["text"]]
              for name, visit in visits.items() if not name.startswith("api/")}  # fmt: skip

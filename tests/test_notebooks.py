@@ -124,7 +124,9 @@ def test_the_first_cell_is_a_title_with_a_question_and_equations_have_no_label(p
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_figure_has_an_alternative_text_and_a_cell_of_its_own(path: Path):
     for cell in read(path).cells:
-        calls = cell.cell_type == "code" and len(re.findall(r"figures\.(?!measures|face_errors)|\broutes\.(?!by_)", cell.source))
+        calls = cell.cell_type == "code" and len(
+            re.findall(r"figures\.(?!measures|face_errors)|\broutes\.(?!by_)", cell.source)
+        )
         if calls:
             assert calls == 1 and len(cell.metadata.mystnb.image.alt) > 40
 

@@ -208,8 +208,9 @@ def _scatter(
         if name:
             handles.append(Line2D([], [], color=colour, marker="o", ls="", ms=4.5, label=name))  # type: ignore[arg-type]
     if handles:
+        columns = 5 if max(len(str(handle.get_label())) for handle in handles) <= 3 else 3
         close = {"columnspacing": 0.9, "handletextpad": 0.2, "borderaxespad": 0}
-        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=min(5, len(handles)), **close)
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=columns, **close)
 
 
 @styled

@@ -18,12 +18,14 @@ _CALL = re.compile(r"\b(figures|routes|\w+_figures|widgets|tables|claims|\w+_tab
 _SUMMARY = re.compile(r"profile: (?P<profile>[\w, ]+) · seeds: (?P<seeds>[\d, ]+) · runs: (?P<runs>\d+)")
 _SHORT = ("commit", "machine", "date")
 _HELPERS = {"markdown", "text", "summary", "opening"}  # what every table passes through says nothing of its origin
+_SEVERAL = "profile, seeds, commit and machine: see *Provenance* below"
 
 
 def stamped(content: dict[str, Any], stem: str) -> dict[str, Any]:
     """An executed notebook with a stamp below every figure and table, and the command that makes it at its end."""
     summaries = _summaries(content["cells"])
-    line = _short(summaries[0]) if len(set(summaries)) == 1 else ""
+    told = any(re.search("^## Provenance$", "".join(cell["source"]), re.M) for cell in content["cells"])
+    line = _short(summaries[0]) if len(set(summaries)) == 1 else _SEVERAL if told else ""
     cells = []
     for cell in content["cells"]:
         cells.append(cell)
@@ -73,7 +75,7 @@ def _shows(cell: Mapping[str, Any]) -> str:
 def _stamp(cell: Mapping[str, Any], line: str, shown: str) -> str:
     calls = _CALL.findall("".join(cell["source"]))
     drawn = next(((module, name) for module, name in calls if name not in _HELPERS), None)
-    parts = [line or "profile, seeds, commit and machine: see *Provenance* below", "[records](../records.md)"]
+    parts = [line, "[records](../records.md)"] if line else ["computed by this page when the book was built"]
     if drawn:
         parts.append(f"{{py:func}}`{shown} <zoolib.{drawn[0]}.{drawn[1]}>`")
     return ":::{div} stamp\n" + " · ".join(parts) + "\n:::\n"

@@ -48,7 +48,7 @@ def routes(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
         values = weights.to_numpy(dtype=np.float64)
         own = values[np.arange(len(values)), np.array(known)[halves]]
         other = values[np.arange(len(values)), np.array(known)[1 - halves]]
-        share = values[:, known[0]] / values[:, known].sum(1)
+        share = _share(values[:, known[0]], values[:, known[1]])
         rows.append({
             "hub": result.spec.hub, "top_k": result.spec.option("top_k"), "seed": result.spec.seed,
             "accuracy": result.metrics["test"]["top1_accuracy"],
@@ -58,6 +58,12 @@ def routes(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
             **{f"share on {name}": float(share[halves == index].mean()) for index, name in enumerate(HALVES)},
         })  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def _share(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The first of two weights over both, (N,); a half where both vanish, so neither is preferred."""
+    both = first + second
+    return np.divide(first, both, out=np.full(len(both), 0.5), where=both > 0)
 
 
 def _weights(samples: pd.DataFrame) -> pd.DataFrame:
@@ -117,7 +123,7 @@ def routing_figure(specs: Iterable[RunSpec], store: ResultStore) -> Figure:
         weights, halves = _weights(every), _halves(every)
         first, second = (weights[name].to_numpy(dtype=np.float64) for name in RIGHT)
         for index, colour in enumerate(("#CC6677", "#117733")):
-            share = (first / (first + second))[halves == index]
+            share = _share(first, second)[halves == index]
             axes.hist(share, bins=np.linspace(0, 1, 26), color=colour, alpha=0.65, label=HALVES[index])
         axes.axvline(0.5, color="0.35", lw=1, ls=(0, (3, 2)))
         axes.set_title(f"{manifests.hub(hub).title}, k = {k}")

@@ -190,12 +190,19 @@ def _plus_minus(value: float, std: float, digits: int) -> str:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A frame as a Markdown table: its index first, columns of numbers to the right."""
+    """A frame as a Markdown table: its index first, columns of numbers to the right; "none" without rows."""
+    if not len(table):
+        return "none"
     flat = table.reset_index() if table.index.name else table
     rows = [["" if pd.isna(v) else str(v) for v in row] for row in flat.itertuples(index=False)]
     numeric = [bool(rows) and all(row[i][:1].isdigit() or row[i] == "—" for row in rows) for i in range(flat.shape[1])]
     lines = [[str(name) for name in flat.columns], ["---:" if right else "---" for right in numeric], *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A cell's text on one line; a value stays together with its spread."""
+    return text.replace("|", "\\|").replace("\n", " ").replace(" ± ", "\u00a0±\u00a0")
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,105 @@
+"""The project's own experiments, read from records with answers known by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+
+from zoolib import studies
+from zoolib.grid import ancestry, grid, targets
+from zoolib.results import Result, ResultStore
+from zoolib.spec import RunSpec, ZoolibError
+
+
+def routed(spec: RunSpec, labels: list[int], weights: dict[str, list[float]]) -> Result:
+    """A Hub-Pathway record of some images, by their classes and the weights of two members."""
+    made = synthetic.result(spec)
+    columns = {f"weight:{name}": np.array(values, np.float32) for name, values in weights.items()}
+    frame = pd.DataFrame({"index": range(len(labels)), "label": labels, "prediction": labels} | columns)
+    return Result(spec, made.metrics, made.provenance, [], None, frame)
+
+
+@pytest.fixture
+def pair() -> RunSpec:
+    (spec,) = grid("cls", "mixture", "mini-pair", "hub_pathway", "lab", 1, top_k=1)
+    return spec
+
+
+def test_routing_counts_the_images_whose_right_member_weighs_most(tmp_path: Path, pair: RunSpec):
+    # classes 0 to 7 belong to detection, 8 to 15 to segmentation: right, wrong, right, a tie
+    store = ResultStore(tmp_path)
+    weights = {"detection": [0.9, 0.2, 0.3, 0.5], "segmentation": [0.1, 0.8, 0.7, 0.5]}
+    store.save(routed(pair, [0, 7, 8, 15], weights))
+    (row,) = studies.routes([pair], store).to_dict("records")
+    assert row["preferred"] == 100 * (2 + 0.5) / 4 and row["uniform"] == 50
+    assert row["routed"] == 50  # the tie goes to detection, the first, and is wrong
+    assert row["share on things"] == pytest.approx(0.55, abs=1e-3) and row["share on land"] == pytest.approx(
+        0.4, abs=1e-3
+    )
+
+
+def test_weights_that_vanish_prefer_neither_and_warn_of_nothing(tmp_path: Path, pair: RunSpec):
+    store = ResultStore(tmp_path)
+    store.save(routed(pair, [0, 8], {"detection": [0.0, 0.0], "segmentation": [0.0, 1.0]}))
+    (row,) = studies.routes([pair], store).to_dict("records")
+    assert row["share on things"] == 0.5 and row["share on land"] == 0 and row["preferred"] == 75
+    assert studies.routing_figure([pair], store).axes
+
+
+def test_half_accuracies_divide_the_test_images_by_class(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    spec = next(s for s in grid("cls", "mixture", "mini-zoo", "finetune", "lab", 1) if s.member == "detection")
+    made = synthetic.result(spec)
+    samples = pd.DataFrame({"index": range(5), "label": [0, 1, 2, 9, 10], "prediction": [0, 1, 9, 9, 0]})
+    store.save(Result(spec, made.metrics, made.provenance, [], None, samples))
+    (row,) = studies.half_accuracies([spec], store).to_dict("records")
+    assert row["things"] == pytest.approx(200 / 3) and row["land"] == 50
+
+
+def with_accuracy(spec: RunSpec, value: float) -> Result:
+    made = synthetic.result(spec)
+    made.metrics["test"]["top1_accuracy"] = value
+    return made
+
+
+def test_the_margin_is_that_of_the_best_member_and_the_spread_the_larger_of_the_two(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    values = {"scratch": [50.0, 52.0, 54.0], "supervised": [70.0, 70.0, 70.0], "keypoints": [60.0, 61.0, 62.0]}
+    specs = [s for s in targets("mini-zoo", "mini", 3) if s.dataset == "tiles"]
+    for spec in specs:
+        if (spec.member or spec.method) in values:
+            store.save(with_accuracy(spec, values[spec.member or spec.method][spec.seed]))
+    (row,) = studies.margin_table(studies.by_target(specs, store)).to_dict("records")
+    assert (row["Best member"], row["Margin"], row["Margin over spread"], row["Seeds"]) == (
+        "Supervised",
+        "+18.0",
+        "9.0",
+        3,
+    )
+    table = studies.target_table(studies.by_target(specs, store)).set_index("")
+    assert table.loc["Fine-tuning, Supervised"].iloc[0] == "**70.0 ± 0.0**"
+    assert table.loc["From scratch"].iloc[0] == "52.0 ± 2.0"
+
+
+def test_ancestry_compares_the_best_single_member_at_each_length(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    specs = [s for s in ancestry(2) if s.hub == "mini-zoo" and s.method in ("finetune", "zoo_tuning")]
+    for spec in specs:
+        bonus = 10 if spec.member == "moco" else 0
+        value = 20 + bonus + spec.seed if spec.method == "finetune" else 15.0
+        store.save(with_accuracy(spec, value))
+    table = studies.ancestry_table(studies.lengths(specs, store)).set_index("Method")
+    assert table.loc["Best single member", "common, 30 steps"] == "30.5 ± 0.7"
+    assert table.loc["Zoo-Tuning", "common, 300 steps"] == "15.0 ± 0.0"
+    assert not any("independent" in column for column in table.columns)
+
+
+def test_without_records_the_figures_say_so(tmp_path: Path, pair: RunSpec):
+    store = ResultStore(tmp_path)
+    with pytest.raises(ZoolibError, match="no run of hub_pathway has a record yet"):
+        studies.routing_figure([pair], store)
+    with pytest.raises(ZoolibError, match="no run has a record yet"):
+        studies.ancestry_figure(studies.lengths([dataclasses.replace(pair, seed=1)], store))
