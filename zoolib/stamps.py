@@ -25,7 +25,7 @@ def stamped(content: dict[str, Any], stem: str) -> dict[str, Any]:
     """An executed notebook with a stamp below every figure and table, and the command that makes it at its end."""
     summaries = _summaries(content["cells"])
     told = any(re.search("^## Provenance$", "".join(cell["source"]), re.M) for cell in content["cells"])
-    line = _short(summaries[0]) if len(set(summaries)) == 1 else _SEVERAL if told else ""
+    line = _short(summaries[0]) if len(set(summaries)) == 1 else _SEVERAL if told or summaries else ""
     cells = []
     for cell in content["cells"]:
         cells.append(cell)
