@@ -291,6 +291,20 @@ def test_results_come_in_the_order_in_which_they_were_given(book: Path, tmp_path
     assert found == ["results/index", "results/zebra", "results/ant", "results/lion"]
 
 
+def test_results_stand_in_the_part_of_their_kind_and_a_part_without_pages_is_left_out(
+    book: Path, tmp_path: Path
+) -> None:
+    given = [tmp_path / f"{stem}.ipynb" for stem in ("explore-digits", "mine", "cls-digits")]
+    for path in given:
+        path.write_text(_notebook(_code(PICTURE)))
+    pages.write_pages(book, tmp_path / "out", given)
+    parts = {p["caption"]: p["chapters"] for p in yaml.safe_load((tmp_path / "out/_toc.yml").read_text())["parts"]}
+    results = [c["file"] for c in parts["Results"]]
+    assert results == ["results/index", "results/cls-digits", "results/mine", "records"]
+    assert [c["file"] for c in parts["Look inside"]] == ["results/explore-digits"]
+    assert "Choose and tune" not in parts and all(parts.values())
+
+
 def test_a_page_of_an_earlier_build_does_not_survive(book: Path, executed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     pages.write_pages(book, out, [executed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import re
@@ -115,7 +116,9 @@ def write_pages(
     _fill(out_dir / "hubs/index.md", "hubs", cards.hub_table())
     contents = yaml.safe_load((book_dir / "_toc.yml").read_text())
     order = [f"results/{stem}" for stem in executed]
-    contents["parts"] = [part for part in (_expand(part, out_dir, order) for part in contents["parts"]) if part]
+    globs = _globs(contents)
+    parts = [_expand(part, out_dir, order, globs) for part in contents["parts"]]
+    contents["parts"] = [part for part in parts if part["chapters"]]
     (out_dir / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
     return _check_contents(contents, out_dir)
 
@@ -151,17 +154,33 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _expand(entry: dict[str, Any], out_dir: Path, order: Sequence[str]) -> dict[str, Any]:
+def _globs(contents: object) -> list[str]:
+    """Every `glob` of the contents, wherever it stands."""
+    if isinstance(contents, list):
+        return [found for child in contents for found in _globs(child)]
+    if not isinstance(contents, dict):
+        return []
+    return [contents["glob"]] if "glob" in contents else _globs(list(contents.values()))
+
+
+def _matches(glob: str, out_dir: Path, globs: Sequence[str]) -> set[str]:
+    """The pages that a `glob` names and no longer one does: `results/*` takes what `results/cls-*` leaves."""
+    found = {_name(path, out_dir) for path in out_dir.glob(glob) if path.suffix in PAGES}
+    longer = [other for other in globs if len(other) > len(glob)]
+    return {name for name in found if not any(fnmatch.fnmatch(name, other) for other in longer)}
+
+
+def _expand(entry: dict[str, Any], out_dir: Path, order: Sequence[str], globs: Sequence[str]) -> dict[str, Any]:
     """An entry of the contents with each `glob` replaced by the files it matches, those of `order` first."""
     out = dict(entry)
     for key in ("chapters", "sections"):
         children: list[dict[str, Any]] = []
         for child in entry.get(key, []):
             if "glob" not in child:
-                children.append(_expand(child, out_dir, order))
+                children.append(_expand(child, out_dir, order, globs))
                 continue
             named = {c["file"] for c in entry[key] if "file" in c} | {entry.get("file")}
-            found = sorted(_name(path, out_dir) for path in out_dir.glob(child["glob"]) if path.suffix in PAGES)
+            found = sorted(_matches(child["glob"], out_dir, globs))
             found.sort(key=lambda name: order.index(name) if name in order else len(order))
             children += [_titled(name) for name in found if name not in named]
         if key in entry:
