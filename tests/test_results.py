@@ -59,6 +59,21 @@ def files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
 
+def test_runs_of_another_length_or_on_fewer_labels_are_not_standard(tmp_path):
+    store = ResultStore(tmp_path)
+    (spec,) = grid("cls", "digits", "digits-zoo", "scratch", "mini", 1)
+    short = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, iterations=10, milestones=()))
+    (few,) = grid("cls", "digits", "digits-zoo", "scratch", "mini", 1, label_fraction=0.5)
+    for one in (spec, short, few):
+        store.save(synthetic.result(one))
+    assert len(store.records(method="scratch")) == 3
+    assert [r.spec for r in store.records(method="scratch", standard=True)] == [spec]
+    assert {r.spec for r in store.records(standard=False)} == {short, few}
+    (face,) = grid("landmarks", "faces-rendered", "mini-zoo", "scratch", "mini", 1)
+    (game,) = grid("atari", "jamesbond", "atari-policies", "random", "mini", 1)
+    assert face.standard and game.standard
+
+
 def test_a_saved_record_reads_back_as_it_was(tmp_path: Path):
     given = a_result()
     saved = ResultStore(tmp_path).save(given)

@@ -166,24 +166,35 @@ RANKED: dict[str, tuple[tuple[str, str], ...]] = {
     "paper": (("cifar100", "imagenet-lite"), ("cars", "imagenet-lite")),
 }
 
+#: the same for `make reproduce`: their records are committed
+RANKED_ALL: dict[str, tuple[tuple[str, str], ...]] = {
+    **RANKED,
+    "mini": (*RANKED["mini"], *((name, "mini-zoo") for name in TARGETS)),
+    "lab": (*RANKED["lab"], ("cifar100-novel", "mini-zoo")),
+}
+
 #: fine-tuning one member with every regulariser on shares of the labels: (dataset, hub, member)
 TUNED: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (),
-    "mini": (),
-    "lab": (("cars", "imagenet-lite", "efficientnet_lite0"),),
+    "mini": (("textures", "mini-zoo", "supervised"),),
+    "lab": (("cars", "imagenet-lite", "efficientnet_lite0"), ("cifar100-novel", "mini-zoo", "supervised")),
     "paper": (("cars", "imagenet-lite", "efficientnet_lite0"),),
 }
 SHARES = (0.15, 0.3, 0.5, 1.0)
 
 #: B-Tuning and feature distillation of one member with LogME's three teachers, and with every three of the hub
 TAUGHT: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "smoke": (), "mini": (), "lab": (("cars", "imagenet-lite", "efficientnet_lite0"),), "paper": ()
-}  # fmt: skip
+    "smoke": (),
+    "mini": (("textures", "mini-zoo", "supervised"),),
+    "lab": (("cars", "imagenet-lite", "efficientnet_lite0"), ("cifar100-novel", "mini-zoo", "supervised")),
+    "paper": (),
+}
 
 
-def rankings(profile_name: str) -> list[RunSpec]:
-    """The transferability scores of a profile."""
-    return [spec for dataset, hub in RANKED[profile_name] for spec in grid("cls", dataset, hub, ["rank"], profile_name)]
+def rankings(profile_name: str, which: str = "core") -> list[RunSpec]:
+    """The transferability scores of a profile's book, or (which "all") of all its records."""
+    plans = {"core": RANKED, "all": RANKED_ALL}[which][profile_name]
+    return [spec for dataset, hub in plans for spec in grid("cls", dataset, hub, ["rank"], profile_name)]
 
 
 def tunings(profile_name: str) -> list[RunSpec]:
@@ -363,7 +374,7 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     for plan in plans:
         task = manifests.dataset(plan.dataset).task
         specs += grid(task, plan.dataset, plan.hub, plan.methods, name, plan.seeds, **dict(plan.options))
-    specs += (rankings(name) if plans else []) + (tunings(name) if which == "all" else [])
+    specs += (rankings(name, which) if plans else []) + (tunings(name) if which == "all" else [])
     if (name, which) == ("lab", "all"):
         specs += [*ancestry(), *routing()]
     for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:

@@ -35,7 +35,7 @@ def standalone(widget: Any, name: str = "zw-landing") -> str:
 def _chosen(store: ResultStore) -> list[Result]:
     """The records that the landing page is about: of the first profile that has Hub-Pathway with outputs."""
     for profile in _PROFILES:
-        for result in store.records(profile=profile, method="hub_pathway"):
+        for result in store.records(profile=profile, method="hub_pathway", standard=True):
             spec = result.spec
             embedded = (
                 manifests.datasets()[spec.dataset].source == "embedded"
@@ -43,7 +43,7 @@ def _chosen(store: ResultStore) -> list[Result]:
                 else False
             )
             if result.outputs is not None and embedded and result.spec.hub in manifests.hubs():
-                return [result, *store.records(profile=profile, dataset=spec.dataset, hub=spec.hub)]
+                return [result, *store.records(profile=profile, dataset=spec.dataset, hub=spec.hub, standard=True)]
     return []
 
 

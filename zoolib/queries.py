@@ -17,7 +17,6 @@ import pandas as pd
 
 from zoolib import routes
 from zoolib.data import manifests
-from zoolib.grid import TASKS
 from zoolib.methods import METHODS
 from zoolib.results import Result, ResultStore
 from zoolib.spec import PROFILES, RunSpec
@@ -44,9 +43,7 @@ class Records:
     profile: str
 
     def __post_init__(self) -> None:
-        self.all: list[Result] = [
-            result for result in self.store.records(profile=self.profile) if _has_settings(result.spec, self.profile)
-        ]
+        self.all: list[Result] = self.store.records(profile=self.profile, standard=True)
 
     def of(self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False) -> list[Result]:
         """The records of one side of a comparison, on hubs of the wanted kind."""
@@ -60,13 +57,6 @@ class Records:
                 if alike and (pretrained or random_hubs):
                     found.append(result)
         return found
-
-
-def _has_settings(spec: RunSpec, profile: str) -> bool:
-    """Whether a run was trained as its profile says: runs of other lengths or fewer labels answer other questions."""
-    if spec.task not in TASKS or spec.dataset not in manifests.datasets():
-        return True
-    return spec.settings == PROFILES[profile].resolve(spec.dataset, spec.task)
 
 
 def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> bool:

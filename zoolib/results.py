@@ -27,7 +27,7 @@ TABLES = ("curves", "samples", "outputs")
 _FORMAT = 1
 _FOLDERS = ("task", "dataset", "hub", "profile")  # the folders of RunSpec.stem
 _SPEC_KEYS = ("task", "dataset", "hub", "method", "member", "seed", "profile")
-_FILTERS = ("run_id", "origin", "options", *_SPEC_KEYS)
+_FILTERS = ("run_id", "origin", "options", "standard", *_SPEC_KEYS)
 _FRAME = (
     "run_id",
     *_SPEC_KEYS,

@@ -362,6 +362,15 @@ class RunSpec:
         folder = f"{self.task}/{dataset}/{hub}/{self.profile}"
         return f"{folder}/{self.method}{member}-s{self.seed}-{self.run_id}"
 
+    @property
+    def standard(self) -> bool:
+        """Whether the run is trained as its profile says: one of another length, or on fewer labels, is not.
+
+        Always true for tasks whose settings no profile resolves.
+        """
+        resolved = self.task in ("cls", "landmarks") and self.profile in PROFILES
+        return not resolved or self.settings == PROFILES[self.profile].resolve(self.dataset, self.task)
+
     def option(self, name: str) -> Any:
         """The value of one method option. Raises KeyError where the method has none of that name."""
         return dict(self.options)[name]
