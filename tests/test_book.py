@@ -189,6 +189,7 @@ def test_no_page_shows_a_failure(visits: dict[str, Visit]) -> None:
         "papermill.exceptions",
         "<Figure size",
         "Warning: ",
+        "<IPython.core",
     )
     shown = {name: [mark for mark in marks if mark in visit.facts["text"]]
              for name, visit in visits.items() if not name.startswith("api/")}  # fmt: skip
