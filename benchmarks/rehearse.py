@@ -91,9 +91,9 @@ def hub_file(name: str, root: Path) -> str:
 # The chain ------------------------------------------------------------------------------------------------------------
 
 
-def chain(dataset: str, hub: str, name: str, store: ResultStore) -> dict[str, Any]:
-    """Three steps of a method and its ten-crop evaluation under the paper profile; what was seen."""
-    (spec,) = grid("cls", dataset, hub, [name], "paper", [0])
+def chain(task: str, dataset: str, hub: str, name: str, store: ResultStore) -> dict[str, Any]:
+    """Three steps of a method and its evaluation under the paper profile, of classes on ten crops; what was seen."""
+    (spec,) = grid(task, dataset, hub, [name], "paper", [0])
     changes = {"iterations": STEPS, "milestones": (2,), "batch_size": BATCH, "eval_every": STEPS}
     spec = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, **changes))
     began, cpu = time.perf_counter(), time.process_time()
@@ -245,15 +245,21 @@ def _pairs(
         "reader": next(source for source in manifest.sources if source.files).reader,
         "read_seconds": time.perf_counter() - began,
     }
-    if manifest.task != "cls":
+    faces = manifest.task != "cls"
+    if faces:
         found["faces"].append(read)
-        return save(found)
     for name, path in files.items():
         hub = manifests.hub(name)
+        if faces and not hub.homogeneous:
+            continue  # the papers detect landmarks from the zoo of one architecture alone (Hub-Pathway, table 3)
         for which in (which for which in METHODS if allowed(method(which), hub)):
-            row = {**read, "hub": name, **chain(manifest.name, path, which, ResultStore(root / "records"))}
+            row = {
+                **read,
+                "hub": name,
+                **chain(manifest.task, manifest.name, path, which, ResultStore(root / "records")),
+            }
             found["chains"].append(row)
-            if not any((m["hub"], m["method"]) == (name, which) for m in found["memory"]):
+            if not faces and not any((m["hub"], m["method"]) == (name, which) for m in found["memory"]):
                 members = [m for m in found["members"] if m["hub"] == name]
                 found["memory"] += memory_rows(hub, members, {which: row["params_m"]})
             save(found)

@@ -106,12 +106,16 @@ def test_the_rehearsals_page_shows_its_record_beside_the_published_numbers(tmp_p
 def test_a_committed_rehearsal_covers_every_pair_within_two_minutes() -> None:
     found = rehearsal.read()
     if found is None:
-        return
+        pytest.skip("results/rehearsal.json is not there: `make rehearse` writes it")
     pairs = {(chain["dataset"], chain["hub"]) for chain in found["chains"]}
     sets = {name for name, m in manifests.datasets().items() if m.paper_column and m.sources and m.task == "cls"}
-    assert pairs == {(name, hub) for name in sets for hub in ("resnet50-zoo", "heterogeneous")}
-    assert all(chain["cpu_seconds"] < 120 and chain["image_size"] == 224 for chain in found["chains"])
-    assert {face["dataset"] for face in found["faces"]} == {"300w", "wflw", "cofw"}
+    faces = {"300w", "wflw", "cofw"}
+    assert pairs == {(name, hub) for name in sets for hub in ("resnet50-zoo", "heterogeneous")} | {
+        (name, "resnet50-zoo") for name in faces
+    }
+    assert {face["dataset"] for face in found["faces"]} == faces
+    for chain in found["chains"]:
+        assert chain["cpu_seconds"] < 120 and chain["image_size"] == (256 if chain["dataset"] in faces else 224)
     for member in found["members"]:
         assert member["params_m"] == pytest.approx(member["published_params_m"], abs=1e-6)
         assert member["gmacs"] == pytest.approx(member["published_gmacs"], rel=2e-3)

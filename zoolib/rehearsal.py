@@ -58,7 +58,7 @@ def _faces(record: dict[str, Any]) -> str:
     if not record["faces"]:
         return ""
     rows = [(f"`{f['dataset']}`", f"`{f['reader']}`", f["rows"]["train"], f["rows"]["test"]) for f in record["faces"]]
-    intro = "Their archives are read and converted; training on them was **not run** here.\n\n"
+    intro = "What their archives hold; their chains, from the zoo of one architecture as in the paper, stand above.\n\n"
     return "## Landmark datasets\n\n" + intro + _table(("dataset", "reader", "train", "test"), rows)
 
 
