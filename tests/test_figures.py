@@ -94,6 +94,17 @@ def test_training_curves_draw_the_mean_over_seeds(store: ResultStore):
     assert [x.get_label() for x in panels["Exploration loss"].lines] == ["hub_pathway/"]
 
 
+def test_a_reference_far_above_every_value_is_written_and_not_drawn(store):
+    frame = store.frame(split="test")
+    highest = frame[frame["metric"] == "top1_accuracy"]["value"].max()
+    near, far = (figures.accuracies(frame, chance=c).axes[0] for c in (highest + 1, 2 * highest))
+    assert near.get_xlim()[0] == 0 and near.get_xlim()[1] > highest + 1
+    assert far.get_xlim()[0] > 0 and far.get_xlim()[1] < 1.2 * highest
+    assert any(line.get_gid() == "chance" for line in near.lines)
+    assert not any(line.get_gid() == "chance" for line in far.lines)
+    assert any("chance" in text.get_text() and "→" in text.get_text() for text in far.texts)
+
+
 def test_a_method_has_the_same_colour_in_two_figures(store: ResultStore):
     dots = figures.accuracies(store.frame(split="test"))
     names = [tick.get_text() for tick in dots.axes[0].get_yticklabels()]

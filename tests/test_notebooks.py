@@ -206,7 +206,7 @@ def test_the_landmark_notebook_executes_on_records_alone(tmp_path: Path):
 
 
 def test_the_landmark_notebook_without_computing_shows_what_there_is(tmp_path: Path):
-    done, notebook = execute("landmarks", tmp_path, "dataset=faces68", "profile=lab", "compute=False")
+    done, notebook = execute("landmarks", tmp_path, "dataset=faces68", "profile=mini", "compute=False")
     assert done.returncode == 0, done.stderr
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Hub-Pathway | not run | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")

@@ -50,7 +50,8 @@ def accuracies(
 ) -> Figure:
     """Test accuracy of every method: a dot for each seed, a bar for their mean, a line for chance (percent).
 
-    Another metric takes a label of its own, and another name for the reference that `chance` is.
+    Another metric takes a label of its own, and another name for the reference that `chance` is. A reference far above
+    every value is written at the edge instead of drawn, so that the values keep the width.
 
     Raises ZoolibError when the frame is empty or mixes datasets, hubs or profiles.
     """
@@ -58,6 +59,8 @@ def accuracies(
     _single(frame, "dataset", "hub", "profile")
     rows = order(frame)
     several = frame.groupby(["method", "member"])["options"].nunique()
+    far = chance is not None and chance > 1.3 * frame["value"].max()
+    digits = 1 if metric == "top1_accuracy" else 2
     figure = Figure(figsize=(_WIDTH, 0.75 + 0.34 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for y, (method, member, options) in enumerate(rows):
@@ -71,16 +74,21 @@ def accuracies(
             [mean, mean], [y - 0.34, y + 0.34], color=colour, lw=2.5, alpha=0.55, solid_capstyle="butt", gid="mean"
         )
         axes.plot(values, spread, method_marker(method), ms=5.5, mec="white", mew=0.6, color=colour, gid="seeds")
-        axes.annotate(f"{mean:.1f}", (values.max(), y), (7, 0), textcoords="offset points", va="center", size=8.5)
+        axes.annotate(
+            f"{mean:.{digits}f}", (values.max(), y), (7, 0), textcoords="offset points", va="center", size=8.5
+        )
     names = [title(m, k, frame["hub"].iloc[0]) + (f" ({o})" if several[m, k] > 1 else "") for m, k, o in rows]
     axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color="0.9")
-    axes.set_xlim(*_room(frame["value"].to_numpy(), chance))
+    axes.set_xlim(*_room(frame["value"].to_numpy(), None if far else chance))
     axes.set_xlabel(label)
-    if chance is not None:
+    if far:
+        edge = f"{reference} {chance:.1f} \N{RIGHTWARDS ARROW}"
+        axes.annotate(edge, (1, 1), (0, 1), xycoords="axes fraction", textcoords="offset points", ha="right", size=8.5)
+    elif chance is not None:
         axes.axvline(chance, color="0.35", lw=1, ls=(0, (3, 2)), gid="chance")
         axes.annotate(
             reference, (chance, 1), (3, 1), xycoords=("data", "axes fraction"), textcoords="offset points", size=8.5
@@ -91,7 +99,8 @@ def accuracies(
 def _room(values: np.ndarray, chance: float | None) -> tuple[float, float]:
     """Axis limits that start at zero where chance is shown and leave room for the labels of the means."""
     low = 0.0 if chance is not None else max(0.0, values.min() - 0.1 * (np.ptp(values) + 1))
-    return low, values.max() + 0.09 * (values.max() - low) + 0.1
+    high = max(values.max(), chance or 0.0)
+    return low, high + 0.09 * (high - low) + 0.1
 
 
 @styled
