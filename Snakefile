@@ -93,7 +93,7 @@ rule notebook:
 rule html:
     input:
         notebooks=[f"{BUILD}/notebooks/{page}.ipynb" for page in PAGES],
-        sources=[*VIEWS, "_config.yml", *(path for path in Path("book").rglob("*") if path.is_file())],
+        sources=[*VIEWS, "_config.yml", *map(str, Path("results").glob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
     output: HTML
     params:
         log=f"{BUILD}/logs/html.log",
