@@ -283,6 +283,15 @@ def test_shares_of_the_labels_are_stratified_and_nested():
     assert all((rows[f]["val"] == rows[1.0]["val"]).all() for f in rows)
 
 
+def test_a_share_of_a_few_images_a_class_is_a_share_of_those_few():
+    labels = np.repeat(np.arange(3), [200, 100, 12])
+    counts = {}
+    for share in (0.15, 0.3, 0.5, 1.0):
+        rows = loaders.split_rows(labels, Settings(train_per_class=20, train_fraction=share))["train"]
+        counts[share] = np.bincount(labels[rows]).tolist()
+    assert counts == {0.15: [3, 3, 2], 0.3: [6, 6, 3], 0.5: [10, 10, 6], 1.0: [20, 20, 11]}
+
+
 def test_some_members_can_be_asked_for_and_a_deterministic_method_has_one_run():
     specs = grid("cls", "digits", "imagenet-lite", "finetune,rank", "mini", 3, members=["efficientnet_lite1"])
     assert [(s.method, s.seed) for s in specs] == [("finetune", 0), ("rank", 0), ("finetune", 1), ("finetune", 2)]

@@ -176,7 +176,7 @@ RANKED_ALL: dict[str, tuple[tuple[str, str], ...]] = {
 #: fine-tuning one member with every regulariser on shares of the labels: (dataset, hub, member)
 TUNED: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (),
-    "mini": (("textures", "mini-zoo", "supervised"),),
+    "mini": (("tiles", "mini-zoo", "supervised"),),
     "lab": (("cars", "imagenet-lite", "efficientnet_lite0"), ("cifar100-novel", "mini-zoo", "supervised")),
     "paper": (("cars", "imagenet-lite", "efficientnet_lite0"),),
 }
@@ -185,7 +185,7 @@ SHARES = (0.15, 0.3, 0.5, 1.0)
 #: B-Tuning and feature distillation of one member with LogME's three teachers, and with every three of the hub
 TAUGHT: dict[str, tuple[tuple[str, str, str], ...]] = {
     "smoke": (),
-    "mini": (("textures", "mini-zoo", "supervised"),),
+    "mini": (("tiles", "mini-zoo", "supervised"),),
     "lab": (("cars", "imagenet-lite", "efficientnet_lite0"), ("cifar100-novel", "mini-zoo", "supervised")),
     "paper": (),
 }

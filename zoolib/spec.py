@@ -54,7 +54,7 @@ class Settings:
     crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of RandomResizedCrop
     test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits summed
     train_per_class: int = 0  # training images kept per class; 0 = all
-    train_fraction: float = 1.0  # share of the training images kept of each class, the same ones for every method
+    train_fraction: float = 1.0  # share of those images that is trained on, class by class, the same for every method
     test_limit: int = 0  # test images scored (a fixed class-balanced subset); 0 = all
     val_fraction: float = 0.1  # share of each class's training images held out for choosing; never trained on
     eval_every: int = 1_000  # iterations between validation points of the curve

@@ -112,7 +112,8 @@ class FaceImages:
         held = people[: 1 + int(np.searchsorted(sizes.cumsum(), settings.val_fraction * count))]
         in_val = np.isin(groups, held)
         train = np.random.default_rng(0).permutation(np.flatnonzero(~in_val))
-        train = train[: round(settings.train_fraction * len(train))][: settings.train_limit or None]
+        train = train[: settings.train_limit or None]
+        train = train[: round(settings.train_fraction * len(train))]
         if len(train) == 0:
             raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training face; lower it")
         return {"train": np.sort(train), "val": np.flatnonzero(in_val)}
