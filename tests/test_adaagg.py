@@ -235,9 +235,12 @@ def test_lite_convolves_one_kernel_whatever_the_batch(training: bool, monkeypatc
 
 
 def test_lite_evaluation_does_not_run_the_gate():
-    layer = make("3x3", lite=True).eval()
-    layer.gate[0].register_forward_hook(lambda *_: pytest.fail("the gate ran"))
-    layer(torch.randn(2, 4, 6, 6, dtype=D))
+    layer, ran = make("3x3", lite=True), []
+    layer.gate[0].register_forward_hook(lambda *_: ran.append(1))
+    layer.eval()(torch.randn(2, 4, 6, 6, dtype=D))
+    assert ran == []
+    layer.train()(torch.randn(2, 4, 6, 6, dtype=D))
+    assert ran == [1]  # so the hook would have seen it
 
 
 # Cache ----------------------------------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ TABLE = code(
 END = code("Markdown(tables.summary(records))", {"text/markdown": SUMMARY})
 
 
-def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_and_function():
+def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_notebook_and_function():
     print_only = code("widgets.picture(explorer)", {"image/svg+xml": "<svg/>"}, tags=("static-picture",))
     content = notebook(FIGURE, TABLE, print_only, END)
     before = copy.deepcopy(content)
@@ -57,6 +57,7 @@ def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_and
     first, second = cells[1]["source"], cells[3]["source"]
     assert "profile mini · seeds 0, 1 · n = 6 runs · commit abc1234 · Test CPU · 2026-11-21" in first
     assert "[records](../records.md)" in first and "<zoolib.routes.routing_flow>" in first
+    assert "{download}`notebook <cls-digits.ipynb>`" in first and "{download}`notebook <cls-digits.ipynb>`" in second
     assert "{py:func}`table <zoolib.tables.costs>`" in second
     assert len({cell["id"] for cell in cells if cell["cell_type"] == "markdown"}) == 3
 

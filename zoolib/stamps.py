@@ -30,7 +30,7 @@ def stamped(content: dict[str, Any], stem: str) -> dict[str, Any]:
     for cell in content["cells"]:
         cells.append(cell)
         if cell["cell_type"] == "code" and (shown := _shows(cell)):
-            cells.append(_markdown(f"{stem}-stamp-{len(cells)}", _stamp(cell, line, shown)))
+            cells.append(_markdown(f"{stem}-stamp-{len(cells)}", _stamp(cell, line, shown, stem)))
     cells.append(_markdown(f"{stem}-run", run_yourself(content, stem)))
     return content | {"cells": cells}
 
@@ -72,10 +72,11 @@ def _shows(cell: Mapping[str, Any]) -> str:
     return "table" if any(re.search(r"^\|.*\|\n\|[ :|-]+\|$", t, re.M) for t in _outputs(cell, "text/markdown")) else ""
 
 
-def _stamp(cell: Mapping[str, Any], line: str, shown: str) -> str:
+def _stamp(cell: Mapping[str, Any], line: str, shown: str, stem: str) -> str:
     calls = _CALL.findall("".join(cell["source"]))
     drawn = next(((module, name) for module, name in calls if name not in _HELPERS), None)
     parts = [line, "[records](../records.md)"] if line else ["computed by this page when the book was built"]
+    parts.append(f"{{download}}`notebook <{stem}.ipynb>`")
     if drawn:
         parts.append(f"{{py:func}}`{shown} <zoolib.{drawn[0]}.{drawn[1]}>`")
     return ":::{div} stamp\n" + " · ".join(parts) + "\n:::\n"
