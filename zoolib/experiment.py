@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoolib import games, runtime
 from zoolib.data import manifests
-from zoolib.grid import ancestry, grid, needed, routing, targets
+from zoolib.grid import ancestry, grid, needed, rate_study, routing, targets
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.results import Result, ResultStore
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoolib.recipe import Finished, Outcome
     from zoolib.tasks import TargetTask
 
-__all__ = ["ancestry", "complete", "grid", "missing", "rank", "routing", "run", "targets", "work_dir"]
+__all__ = ["ancestry", "complete", "grid", "missing", "rank", "rate_study", "routing", "run", "targets", "work_dir"]
 
 Report = Callable[[RunSpec, int, int, str], None]  # spec, iteration, iterations, a word
 

