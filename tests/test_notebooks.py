@@ -49,6 +49,7 @@ PARAMETERS = {
         "compute": "True",
     },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
+    "choosing": {"profiles": '"mini,lab,paper"'},
     "rates": {"hubs": '"mini-zoo,digits-zoo"'},
     "table": {
         "table": '"table5_data_dependent"',

@@ -34,6 +34,7 @@ COMMITTED_PAGES = {
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {},
     "tuning-mini-zoo": {"datasets": "tiles", "hub": "mini-zoo", "member": "supervised", "profile": "mini"},
+    "choosing": {},
     "rates": {},
     "pretexts": {},
     "targets-mini-zoo": {"hub": "mini-zoo"},
