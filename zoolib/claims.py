@@ -20,7 +20,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoolib import reference
+from zoolib import reference, stats
 from zoolib.paths import shared
 from zoolib.queries import HUB_FILTERS, KINDS, Effects, Records
 from zoolib.results import ResultStore
@@ -29,9 +29,6 @@ from zoolib.spec import ZoolibError, profile, unknown
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
 MINIMUM = 3  # cases
-# Student's t at 97.5 % for 1 to 30 degrees of freedom; beyond, 2.04 is the larger and so the safer value
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
-      2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04)  # fmt: skip
 
 
 class Published(BaseModel):
@@ -126,8 +123,8 @@ def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float
         return mean, float(data.min()), float(data.max())
     if len(data) < 2:
         return mean, -math.inf, math.inf
-    half = _T[min(len(data) - 2, len(_T) - 1)] * float(data.std(ddof=1)) / math.sqrt(len(data))
-    return mean, mean - half, mean + half
+    found = stats.summarise(data)
+    return found.mean, found.low, found.high
 
 
 def judge(claim: Claim, effects: Effects) -> Verdict:
