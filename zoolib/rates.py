@@ -33,7 +33,10 @@ METHODS = (
 )
 
 #: hub -> method -> rate
-CHOSEN: Mapping[str, Mapping[str, float]] = {}
+CHOSEN: Mapping[str, Mapping[str, float]] = {
+    "mini-zoo": {**dict.fromkeys(METHODS, 0.03), "ensemble_joint": 0.1, "fe": 0.1, "ced": 0.01},
+    "digits-zoo": dict.fromkeys(METHODS, 0.1),
+}
 
 
 def rate(profile: str, hub: str, method: str) -> float | None:
