@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import rates, studies
+from zoolib import cards, rates, studies
 from zoolib.grid import ancestry, grid, needed, rate_study, routing
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT
@@ -116,6 +116,13 @@ def test_the_chosen_rates_are_those_that_the_committed_records_choose(hub: str):
     assert len(found) == len(specs)
     assert rates.CHOSEN[hub] == studies.best_rates(found)
     assert set(rates.CHOSEN[hub]) == set(rates.METHODS) & set(METHODS)
+
+
+def test_the_page_of_profiles_says_which_rates_were_chosen(chosen: None):
+    page = cards.profiles_page()
+    mini, smoke = (page[page.index(f"### {name}") :].split("###")[1] for name in ("Mini", "Smoke"))
+    assert "`lr` 0.01 for scratch; `lr` 0.03 for finetune; `lr` 0.1 for hub_pathway (chosen on validation" in mini
+    assert "hub `mini-zoo`" not in smoke
 
 
 def test_the_first_rate_is_the_profiles_own():

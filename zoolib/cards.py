@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoolib import apidoc, games, origins
+from zoolib import apidoc, games, origins, rates
 from zoolib.data import embedded, manifests
 from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
@@ -297,6 +297,11 @@ def _exceptions(name: str, profile: Profile) -> str:
         rows.append((what, "; ".join(f"`{key}` {_value(value)}" for key, value in changes.items())))
     for method, options in profile.options.items():
         rows.append((f"method `{method}`", "; ".join(f"`{key}` {_value(value)}" for key, value in options.items())))
+    for hub, chosen in rates.CHOSEN.items() if name in rates.PROFILES else ():
+        each = [
+            f"`lr` {lr:g} for {', '.join(m for m in chosen if chosen[m] == lr)}" for lr in sorted({*chosen.values()})
+        ]
+        rows.append((f"hub `{hub}`", "; ".join(each) + " (chosen on validation images, on the page of learning rates)"))
     body = table(("for", "changed"), rows) if rows else "None.\n"
     return f"### {profile.title.split(':')[0]}\n\n{body}"
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from zoolib import methods
 from zoolib.data import manifests
-from zoolib.methods import method
 from zoolib.results import Result
-from zoolib.spec import ZoolibError, profile
+from zoolib.spec import PROFILES, ZoolibError
 from zoolib.tables import NOT_RUN, title
 from zoolib.transferability import softmax_weights, weighted_kendall
 
@@ -164,10 +164,11 @@ STRATEGIES = {
 
 
 def strategies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean test accuracy over seeds of each of `STRATEGIES`, wherever records hold it: dataset, hub, profile, strategy, accuracy.
+    """Mean test accuracy over seeds of each of `STRATEGIES`, wherever records hold it.
 
-    `random` is the mean over fine-tuned members, and only a dataset and hub with every member is a case at all. A method
-    that takes one member counts where it took LogME's first. Methods with options count as the paper sets them.
+    Columns: dataset, hub, profile, strategy, accuracy. `random` is the mean over fine-tuned members, and only a dataset
+    and hub with every member is a case at all. A method that takes one member counts where it took LogME's first. Methods
+    with options count as the profile sets them.
     """
     rows = []
     for key, group in frame.groupby(_KEY, sort=False):
@@ -187,7 +188,7 @@ def strategies(frame: pd.DataFrame) -> pd.DataFrame:
             found["logme"] = means[first]
         test = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]
         for name in STRATEGIES.keys() - {"random", "logme", "validation"}:
-            here = test[(test["method"] == name) & (test["options"] == _usual(name, key[2]))]
+            here = test[(test["method"] == name) & (test["options"] == _usual(name, str(key[2])))]
             if len(here):
                 found[name] = here["value"].mean()
         rows += [dict(zip(_KEY, key, strict=True)) | {"strategy": n, "accuracy": v} for n, v in found.items()]
@@ -196,7 +197,7 @@ def strategies(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _usual(name: str, profile_name: str) -> str:
     """A method's options as the profile sets them, in the words of a frame of records."""
-    options = {**method(name).options, **profile(profile_name).options.get(name, {})}
+    options = {**methods.METHODS[name].options, **PROFILES[profile_name].options.get(name, {})}
     return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
 
 

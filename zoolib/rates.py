@@ -1,7 +1,7 @@
 """Learning rates, chosen on validation images for every method alike.
 
-The papers choose theirs for networks and schedules of another size. For the hubs named here, every method that trains was
-tried at every rate of `TRIED`, with one seed, on the targets of `TARGETS`; the rate of the highest mean validation
+The papers choose theirs for networks and schedules of another size. For the hubs named here, every method that trains
+was tried at every rate of `TRIED`, with one seed, on the targets of `TARGETS`; the rate of the highest mean validation
 accuracy is the method's in the profiles of `PROFILES`, whatever the target. No test image has a part in it. The page
 "Learning rates" shows the accuracies, and a test of this project compares them with `CHOSEN`.
 """

@@ -274,7 +274,7 @@ def by_rate(frame: pd.DataFrame) -> pd.DataFrame:
 
 def best_rates(frame: pd.DataFrame) -> dict[str, float]:
     """Each method's rate of the highest mean validation accuracy; the smallest of several equal ones."""
-    return {str(method): float(row.idxmax()) for method, row in by_rate(frame).iterrows()}
+    return {str(method): float(str(row.idxmax())) for method, row in by_rate(frame).iterrows()}
 
 
 def rate_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -290,7 +290,7 @@ def rate_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 @styled
 def rate_figure(frame: pd.DataFrame) -> Figure:
-    """Validation accuracy against the learning rate, a panel a target and a line a method (fine-tuning: the members' mean).
+    """Validation accuracy against the learning rate: a panel a target, a line a method (the mean over members).
 
     Raises ZoolibError when the frame is empty.
     """

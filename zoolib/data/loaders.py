@@ -171,7 +171,8 @@ def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
         held = max(1, round(settings.val_fraction * len(of_class)))
         val.append(of_class[:held])
         kept = min(len(of_class) - held, settings.train_per_class or len(of_class))
-        train.append(of_class[held:][: max(1, round(settings.train_fraction * kept))])  # a share holds every smaller one
+        share = max(1, round(settings.train_fraction * kept))
+        train.append(of_class[held:][:share])  # a share holds every smaller one
     rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
     if len(rows["train"]) == 0:
         raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training image; lower it")
