@@ -166,8 +166,8 @@ STRATEGIES = {
 def strategies(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean test accuracy over seeds of each of `STRATEGIES`, wherever records hold it.
 
-    Columns: dataset, hub, profile, strategy, accuracy. `random` is the mean over fine-tuned members, and only a dataset
-    and hub with every member is a case at all. A method that takes one member counts where it took LogME's first. Methods
+    Columns: dataset, hub, profile, strategy, accuracy. `random` is the mean over fine-tuned members; only a dataset and
+    hub with every member is a case at all. A method that takes one member counts where it took LogME's first. Methods
     with options count as the profile sets them.
     """
     rows = []
