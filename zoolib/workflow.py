@@ -14,7 +14,7 @@ from pathlib import Path
 from zoolib import experiment, games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
-from zoolib.grid import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, Plan, planned
+from zoolib.grid import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir, shared
 from zoolib.results import ResultStore
@@ -30,6 +30,8 @@ COMMITTED_PAGES = {
     "lab": {},
     "table-lab-table2": {"table": "table2_heterogeneous", "hub": "imagenet-lite", "datasets": "cifar100,cars"}
     | {"profile": "lab"},
+    "table-table1-mini-zoo": {"table": "table1_homogeneous", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
+    "table-table5-mini-zoo": {"table": "table5_data_dependent", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {},
