@@ -80,6 +80,7 @@ LAYERS = (
     ("data.scenes",),
     ("data.render",),
     ("spec", "paths", "files"),
+    ("rates",),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
@@ -107,7 +108,7 @@ REPORTS = {
 }
 REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade"}
 READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "games", "data", ""}
-READABLE |= {"transferability", "evidence", "complexity", "nme", "data.faces", "data.portraits"}
+READABLE |= {"rates", "transferability", "evidence", "complexity", "nme", "data.faces", "data.portraits"}
 READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
