@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from zoolib import stats
 from zoolib.data import manifests
 from zoolib.palette import method_colour, styled
 from zoolib.results import ResultStore
@@ -150,17 +151,20 @@ def by_target(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
 def target_table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a method or fine-tuned member, one column a target: mean and standard deviation over seeds; text.
 
-    The best row of each target is bold.
+    Bold is significantly best of its column (`stats.best`: paired over seeds).
     """
-    means = frame.groupby(["dataset", "method", "member"], sort=False)["accuracy"].mean()
-    best = {name: tuple(part.index[int(part.argmax())])[1:] for name, part in means.groupby(level=0)}
+    named = frame.assign(key=frame["method"] + "/" + frame["member"])
+    best = {
+        name: stats.best(part.pivot_table(index="seed", columns="key", values="accuracy"))
+        for name, part in named.groupby("dataset")
+    }
     rows = []
     for method, member in frame[["method", "member"]].drop_duplicates().itertuples(index=False):
         row = {"": title(method, member, frame["hub"].iloc[0])}
         for name in frame["dataset"].unique():
             part = frame[(frame[["dataset", "method", "member"]] == [name, method, member]).all(axis=1)]
             text = _spread(part["accuracy"]) if len(part) else "not run"
-            row[manifests.dataset(name).title] = f"**{text}**" if best[name] == (method, member) else text
+            row[manifests.dataset(name).title] = f"**{text}**" if best[name] == f"{method}/{member}" else text
         rows.append(row)
     return pd.DataFrame(rows)
 
