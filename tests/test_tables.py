@@ -130,6 +130,11 @@ def test_markdown_is_a_table_with_numbers_to_the_right():
     ]
 
 
+def test_bold_and_signed_numbers_and_gaps_leave_a_column_of_numbers_to_the_right():
+    frame = pd.DataFrame({"a": ["**1.0**", "not run"], "b": ["+0.3", "-2"], "c": ["not run", "—"], "d": ["1.0", "m"]})
+    assert tables.markdown(frame).splitlines()[1] == "| ---: | ---: | --- | --- |"
+
+
 def test_costs_are_means_over_seeds(store: ResultStore):
     costs = tables.costs(store.frame(dataset="digits"))
     assert costs.loc["Zoo-Tuning"].tolist() == ["61", "128", "3.40", "0.400"]  # seconds: mean of 60, 61, 62
@@ -140,7 +145,8 @@ def test_differences_list_settings_and_options_that_are_not_the_papers(store: Re
     table = tables.differences(store.records(dataset="digits"))
     assert table.loc["image_size"].tolist() == ["32", "224", "all"]
     assert table.loc["generator_width"].tolist() == ["16", "64", "Hub-Pathway"]
-    assert "lr" not in table.index and "top_k" not in table.index
+    assert table.loc["lr"].tolist() == ["0.1", "0.01", "all"]  # chosen on validation images
+    assert "weight_decay" not in table.index and "top_k" not in table.index
     paper = [synthetic.result(spec) for spec in grid("cls", "cifar100", "imagenet-lite", "all", "paper", 1)]
     assert tables.differences(paper).empty
 

@@ -195,9 +195,15 @@ def markdown(table: pd.DataFrame) -> str:
         return "none"
     flat = table.reset_index() if table.index.name else table
     rows = [["" if pd.isna(v) else str(v) for v in row] for row in flat.itertuples(index=False)]
-    numeric = [bool(rows) and all(row[i][:1].isdigit() or row[i] == "—" for row in rows) for i in range(flat.shape[1])]
+    numeric = [_numbers([row[i] for row in rows]) for i in range(flat.shape[1])]
     lines = [[str(name) for name in flat.columns], ["---:" if right else "---" for right in numeric], *rows]
     return "\n".join("| " + " | ".join(_cell(c) for c in line) + " |" for line in lines)
+
+
+def _numbers(cells: Sequence[str]) -> bool:
+    """Whether a column holds numbers, bold or signed ones too, besides what stands where there is none."""
+    values = [cell for cell in cells if cell not in ("", "—", NOT_RUN)]
+    return bool(values) and all(cell.strip("*").lstrip("+-−")[:1].isdigit() for cell in values)
 
 
 def _cell(text: str) -> str:
