@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import claims, queries
+from zoolib import claims, games, queries
 from zoolib.__main__ import main
 from zoolib.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Claim
 from zoolib.grid import grid
@@ -82,6 +82,16 @@ def test_an_exact_effect_needs_one_case_and_a_measured_one_three():
     assert claims.judge(claim((1.8, 2.6), exact=True), Effects([2.2], [""])).verdict == SUPPORTED
     assert claims.judge(claim((1.8, 2.6), exact=True), Effects([2.2, 3.0], ["", ""])).verdict == UNDECIDED
     assert claims.judge(claim((1.8, 2.6)), Effects([2.2], [""])).verdict == UNDECIDED
+
+
+def test_games_have_no_part_in_claims_about_images(store: ResultStore, tmp_path: Path):
+    both = ResultStore(tmp_path)
+    for result in store.records():
+        both.save(result)
+    before = [(v.verdict, v.effects.values) for v in claims.verdicts(both, "mini")]
+    for spec in grid("atari", "jamesbond", games.HUB, "all", "mini", 1):
+        both.save(synthetic.game_result(spec))
+    assert [(v.verdict, v.effects.values) for v in claims.verdicts(both, "mini")] == before
 
 
 def test_the_interval_is_students():

@@ -16,7 +16,7 @@ import pytest
 import synthetic
 import yaml
 
-from zoolib import landing, stamps, widgets, workflow
+from zoolib import games, landing, stamps, widgets, workflow
 from zoolib.grid import grid
 from zoolib.results import ResultStore
 
@@ -71,6 +71,15 @@ def test_the_command_at_the_end_is_the_one_that_makes_the_page():
     text = stamps.stamped(notebook(END), "explore-digits-zoo")["cells"][-1]["source"]
     assert "python -m zoolib run explore -p dataset digits -p hub 'my hub.yaml'\n" in text
     assert "python -m zoolib run lab\n" in stamps.run_yourself({"metadata": {}}, "lab")
+
+
+def test_the_page_of_records_lists_games_beside_images(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for spec in grid("atari", "jamesbond", games.HUB, "all", "smoke", 1):
+        store.save(synthetic.game_result(spec))
+    text = stamps.records_page(store)
+    assert "## jamesbond from atari-policies, smoke" in text
+    assert "Fine-tuning, River Raid" in text and "Random" in text
 
 
 def test_the_page_of_records_lists_every_run_with_its_number(tmp_path: Path):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoolib import routes
+from zoolib import games, routes
 from zoolib.data import manifests
 from zoolib.methods import METHODS
 from zoolib.results import Result, ResultStore
@@ -43,7 +43,8 @@ class Records:
     profile: str
 
     def __post_init__(self) -> None:
-        self.all: list[Result] = self.store.records(profile=self.profile, standard=True)
+        found = self.store.records(profile=self.profile, standard=True)
+        self.all: list[Result] = [r for r in found if r.spec.task != games.TASK]  # the claims are about images
 
     def of(self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False) -> list[Result]:
         """The records of one side of a comparison, on hubs of the wanted kind."""

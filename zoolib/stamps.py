@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoolib import cards, tables
+from zoolib import arcade, cards, games, tables
 from zoolib.results import Result, ResultStore
+from zoolib.spec import RunSpec
 
 _CALL = re.compile(r"\b(figures|routes|\w+_figures|widgets|tables|claims|\w+_tables|analyses)\.(\w+)\(")
 _SUMMARY = re.compile(r"profile: (?P<profile>[\w, ]+) · seeds: (?P<seeds>[\d, ]+) · runs: (?P<runs>\d+)")
@@ -117,13 +118,11 @@ def records_page(store: ResultStore) -> str:
         parts.append("There is no record yet.\n")
     for (task, dataset, hub, profile), results in sorted(groups.items()):
         folder = f"{task}/{dataset}/{hub}/{profile}"
-        parts.append(
-            f"## {dataset} from {hub}, {profile}\n\n{len(results)} records in `{folder}/`, {_where(results)}.\n"
-        )
+        parts.append(f"## {dataset} from {hub}, {profile}\n\n{_count(results)} in `{folder}/`, {_where(results)}.\n")
         rows = [
             (
                 f"`{r.run_id}`",
-                tables.title(r.spec.method, r.spec.member, r.spec.hub),
+                _title(r.spec),
                 r.spec.seed,
                 r.options or "–",
                 _main(r),
@@ -132,8 +131,18 @@ def records_page(store: ResultStore) -> str:
             for r in sorted(results, key=lambda r: (r.spec.method, r.spec.member, r.options, r.spec.seed))
         ]
         heading = ("run id", "method", "seed", "options", "test", "computed")
-        parts.append(f"::::{{dropdown}} The {len(rows)} records\n{cards.table(heading, rows)}::::\n")
+        parts.append(f"::::{{dropdown}} The {_count(rows)}\n{cards.table(heading, rows)}::::\n")
     return "\n".join(parts)
+
+
+def _count(things: Sequence[Any]) -> str:
+    return f"{len(things)} record" + "s" * (len(things) != 1)
+
+
+def _title(spec: RunSpec) -> str:
+    if spec.task == games.TASK:
+        return arcade.title(spec.method, spec.member)
+    return tables.title(spec.method, spec.member, spec.hub)
 
 
 def _where(results: Sequence[Result]) -> str:
