@@ -78,7 +78,7 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     row = text.loc["LogME's first, fine-tuned"]
     assert row["points above a model at random"] == "+2.0 (+2.0 to +2.0)" and row["cases"] == "1"
     cases = rankings.cases_text(found)
-    assert cases["case"].tolist() == ["Stanford Cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
+    assert cases["case"].tolist() == ["cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
 
 
 def test_a_hub_of_which_a_member_was_not_fine_tuned_is_no_case(store: ResultStore):

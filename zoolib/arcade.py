@@ -24,7 +24,7 @@ _DASHES: dict[str, object] = {"": "-", "seaquest": (0, (4, 1.5)), "riverraid": (
 
 def title(method: str, member: str = "") -> str:
     """How tables and figures call a method, or the fine-tuning of one source."""
-    return games.METHODS[method].title + (f", {games.GAMES[member].title}" if member else "")
+    return games.title(method, member)
 
 
 def opening(specs: Sequence[RunSpec]) -> str:

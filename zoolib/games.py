@@ -58,6 +58,11 @@ PROFILES: dict[str, tuple[int, ControlSettings]] = {
 }
 
 
+def title(method: str, member: str = "") -> str:
+    """How tables and figures call a method, or the fine-tuning of one source."""
+    return METHODS[method].title + (f", {GAMES[member].title}" if member else "")
+
+
 def game(name: str) -> Game:
     """The game of that name. Raises ZoolibError for an unknown one."""
     if name not in GAMES:

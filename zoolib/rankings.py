@@ -219,7 +219,7 @@ def cases_text(found: pd.DataFrame) -> pd.DataFrame:
     wide = found.pivot_table(index=_KEY, columns="strategy", values="accuracy", sort=False)
     wide = wide.reindex(columns=[name for name in STRATEGIES if name in wide])
     text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}").reset_index()
-    text.insert(0, "case", [f"{manifests.dataset(d).title} · {h} · {p}" for d, h, p in text[_KEY].to_numpy()])
+    text.insert(0, "case", [f"{d} · {h} · {p}" for d, h, p in text[_KEY].to_numpy()])
     return text.drop(columns=_KEY).rename(columns=_SHORT)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoolib import arcade, cards, games, tables
+from zoolib import cards, games, tables
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
 
@@ -141,7 +141,7 @@ def _count(things: Sequence[Any]) -> str:
 
 def _title(spec: RunSpec) -> str:
     if spec.task == games.TASK:
-        return arcade.title(spec.method, spec.member)
+        return games.title(spec.method, spec.member)
     return tables.title(spec.method, spec.member, spec.hub)
 
 
