@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import complexity, rankfigures, rankings
+from zoolib import choosing, complexity, rankfigures, rankings
 from zoolib.data import manifests
 from zoolib.grid import grid, planned, teacher_sets, tunings
 from zoolib.results import Result, ResultStore
@@ -69,21 +69,21 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     synthetic.fill(store, "cars", "imagenet-lite", "ensemble,hub_pathway", "lab")
     for spec in grid("cls", "cars", "imagenet-lite", "hub_pathway", "lab", top_k=1):  # not as the paper sets it
         store.save(synthetic.result(spec))
-    found = rankings.strategies(store.frame())
+    found = choosing.strategies(store.frame())
     worth = found.set_index("strategy")["accuracy"]
     # members 81, 83 and 85 on average; LogME's first and the best on validation are the third
     assert worth["random"] == 83 and worth["logme"] == 85 and worth["ensemble"] == 86 and worth["hub_pathway"] == 89
     assert worth["validation"] == 85 and "zoo_tuning" not in worth
-    text = rankings.strategies_text(found).set_index("what you do")
+    text = choosing.strategies_text(found).set_index("what you do")
     row = text.loc["LogME's first, fine-tuned"]
     assert row["points above a model at random"] == "+2.0 (+2.0 to +2.0)" and row["cases"] == "1"
-    cases = rankings.cases_text(found)
+    cases = choosing.cases_text(found)
     assert cases["case"].tolist() == ["cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
 
 
 def test_a_hub_of_which_a_member_was_not_fine_tuned_is_no_case(store: ResultStore):
     frame = store.frame()
-    assert rankings.strategies(frame[frame["member"] != "efficientnet_lite1"]).empty
+    assert choosing.strategies(frame[frame["member"] != "efficientnet_lite1"]).empty
 
 
 def test_the_first_choice_is_worth_its_accuracy_less_the_best(store: ResultStore):

@@ -322,8 +322,8 @@ def grid(
                 continue
             names = _members(card, models, chosen)
             values = _options(card, task, chosen_profile, options)
-            lr = rates.rate(profile_name, hub, card.name) if task == "cls" else None
-            own = dataclasses.replace(settings, lr=lr or settings.lr)
+            lr = chosen_profile.resolve(data.name, task, hub, card.name).lr
+            own = dataclasses.replace(settings, lr=lr)
             specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, own, values) for m in names]
     return specs
 

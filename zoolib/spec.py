@@ -180,9 +180,14 @@ class Profile:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # method -> changed options
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # task -> changed settings
 
-    def resolve(self, dataset: str, task: str = "cls") -> Settings:
-        """The settings of this profile on one dataset: its own changes after those of the task."""
-        return dataclasses.replace(self.settings, **{**self.tasks.get(task, {}), **self.datasets.get(dataset, {})})
+    def resolve(self, dataset: str, task: str = "cls", hub: str = "", method: str = "") -> Settings:
+        """The settings of this profile on one dataset: its own changes after those of the task.
+
+        With a hub and a method of classification, at the learning rate that was chosen for them (`zoolib.rates`).
+        """
+        own = dataclasses.replace(self.settings, **{**self.tasks.get(task, {}), **self.datasets.get(dataset, {})})
+        lr = rates.rate(self.name, hub, method) if task == "cls" else None
+        return dataclasses.replace(own, lr=lr or own.lr)
 
 
 # Generator at paper scale: two 9-layer ResNets of width 64 on 224 px add 9.82 M parameters and, since only G_p runs at
@@ -372,9 +377,8 @@ class RunSpec:
         """
         if self.task not in ("cls", "landmarks") or self.profile not in PROFILES:
             return True
-        own = PROFILES[self.profile].resolve(self.dataset, self.task)
-        lr = rates.rate(self.profile, self.hub, self.method) if self.task == "cls" else None
-        return bool(self.settings == dataclasses.replace(own, lr=lr or own.lr))
+        own = PROFILES[self.profile].resolve(self.dataset, self.task, self.hub, self.method)
+        return bool(self.settings == own)
 
     def option(self, name: str) -> Any:
         """The value of one method option. Raises KeyError where the method has none of that name."""

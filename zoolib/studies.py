@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zoolib import stats
@@ -246,14 +247,19 @@ def ancestry_figure(frame: pd.DataFrame) -> Figure:
         axes.plot(means.index, means, "o--" if independent else "o-", ms=4, color=method_colour(str(method)),
                   mfc="white" if independent else None,
                   label=f"{name}, independent" if independent else name)  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xticks(sorted(chosen["steps"].unique()), [str(s) for s in sorted(chosen["steps"].unique())])
-    axes.minorticks_off()
-    axes.set_xlabel("Training steps")
+    _log_ticks(axes, chosen["steps"], "Training steps")
     axes.set_ylabel("Test accuracy (%)")
-    axes.grid(color="0.92")
     figure.legend(loc="outside right upper")
     return figure
+
+
+def _log_ticks(axes: Axes, values: pd.Series, label: str) -> None:
+    """A logarithmic horizontal axis with a tick at each value, and a grid."""
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(values.unique()), [f"{value:g}" for value in sorted(values.unique())])
+    axes.minorticks_off()
+    axes.set_xlabel(label)
+    axes.grid(color="0.92")
 
 
 # Learning rates -------------------------------------------------------------------------------------------------------
@@ -308,12 +314,8 @@ def rate_figure(frame: pd.DataFrame) -> Figure:
         for method in part["method"].unique():
             means = part[part["method"] == method].groupby("lr")["val"].mean()
             axes.plot(means.index, means, "o-", ms=4, color=method_colour(str(method)), label=title(str(method), ""))
-        axes.set_xscale("log")
-        axes.set_xticks(sorted(part["lr"].unique()), [f"{lr:g}" for lr in sorted(part["lr"].unique())])
-        axes.minorticks_off()
-        axes.set_xlabel("Learning rate")
+        _log_ticks(axes, part["lr"], "Learning rate")
         axes.set_title(manifests.dataset(str(name)).title)
-        axes.grid(color="0.92")
     panels[0].set_ylabel("Validation accuracy (%)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")
