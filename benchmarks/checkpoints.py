@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from zoolib.data.manifests import HubManifest, MemberManifest
+from zoolib.data.schema import HubManifest, MemberManifest
 from zoolib.hub import architecture
 
 #: the start of a file's name -> the torchvision network whose state it holds

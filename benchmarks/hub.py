@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from benchmarks import Row, Step, interleaved
 from benchmarks.zoo import small_resnet
-from zoolib.data.manifests import MemberManifest
+from zoolib.data.schema import MemberManifest
 from zoolib.hub import HubModel
 from zoolib.layers.pathway import PathwayGenerator
 from zoolib.method import Method

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import checkpoints, layouts
 from zoolib import experiment, runtime
 from zoolib.data import fetch, manifests
-from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest
+from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest
 from zoolib.files import atomic
 from zoolib.grid import allowed, grid
 from zoolib.hub import architecture, build

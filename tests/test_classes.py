@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from zoolib.data import loaders, manifests
-from zoolib.data.manifests import DatasetManifest
+from zoolib.data.schema import DatasetManifest
 from zoolib.paths import data_roots
 from zoolib.spec import Settings, ZoolibError
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoolib import analysis_figures, cost_tables, costs, experiment, grid
+from zoolib import analysis_figures, cost_tables, costs, experiment, plans
+from zoolib.grid import needed
 from zoolib.hub import Hub
 from zoolib.layers import surgery
 from zoolib.results import ResultStore
@@ -60,9 +61,9 @@ def store(tmp_path, monkeypatch):
 
 
 def test_costs_are_measured_without_data_and_shown_beside_the_papers(store):
-    specs = grid.costs("digits-zoo", "smoke")
+    specs = plans.costs("digits-zoo", "smoke")
     assert [s.method for s in specs] == cost_tables.methods_of("digits-zoo", "smoke")
-    assert set(grid.COST_METHODS.split(",")) == {s.method for s in specs} and grid.needed(specs[-1]) == []
+    assert set(plans.COST_METHODS.split(",")) == {s.method for s in specs} and needed(specs[-1]) == []
     for spec in specs:
         if spec.method != "lite_zoo_tuning":
             experiment.run(dataclasses.replace(spec), store)
@@ -91,6 +92,6 @@ def test_costs_are_measured_without_data_and_shown_beside_the_papers(store):
 
 
 def test_every_step_runs_on_the_machine_it_is_given(store):
-    (spec,) = [s for s in grid.costs("digits-zoo", "smoke") if s.method == "finetune"]
+    (spec,) = [s for s in plans.costs("digits-zoo", "smoke") if s.method == "finetune"]
     found = costs.measure(spec, 10, Machine(torch.device("cpu"), "bfloat16"))
     assert all(value >= 0 for value in found.values())

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from zoolib.data import augment, loaders, manifests
-from zoolib.data.manifests import DatasetManifest, HubManifest
+from zoolib.data.schema import DatasetManifest, HubManifest
 from zoolib.paths import data_roots
 from zoolib.spec import Settings, ZoolibError
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from zoolib.data import embedded, loaders, manifests
-from zoolib.spec import PROFILES, Settings, ZoolibError
+from zoolib.profiles import PROFILES
+from zoolib.spec import Settings, ZoolibError
 
 RENDERED = tuple(embedded.FAMILIES)
 SETTINGS = Settings(image_size=32, decode_size=32, batch_size=4, iterations=3, test_crops=1, val_fraction=0.25)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from zoolib.data import faces, loaders, manifests, portraits
-from zoolib.data.manifests import DatasetManifest, Landmarks
+from zoolib.data.schema import DatasetManifest, Landmarks
 from zoolib.spec import Settings, ZoolibError
 
 SPEC = Landmarks(

@@ -17,7 +17,7 @@ from server import Files, serving
 from benchmarks import layouts
 from zoolib.__main__ import main
 from zoolib.data import convert, download, fetch, manifests
-from zoolib.data.manifests import DatasetManifest, MemberManifest, SourceFile
+from zoolib.data.schema import DatasetManifest, MemberManifest, SourceFile
 from zoolib.spec import ZoolibError
 
 CONTENT = os.urandom(10_000)

@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks import layouts
 from zoolib.data import convert, formats, manifests
 from zoolib.data.formats import archives, cifar, faces, tfrecord
-from zoolib.data.manifests import DatasetManifest
+from zoolib.data.schema import DatasetManifest
 from zoolib.spec import ZoolibError
 
 ROUND_TRIPS = {

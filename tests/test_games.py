@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load, save
 
 from zoolib import arcade, experiment, games, notebooks, paths
-from zoolib.grid import grid, planned
+from zoolib.grid import grid
+from zoolib.plans import planned
 from zoolib.results import Result, ResultStore
 from zoolib.rl import envs, runs, sources
 from zoolib.rl.der import DuelingHead, Network

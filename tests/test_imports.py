@@ -20,6 +20,7 @@ PACKAGE = ROOT / "zoolib"
 # Each row may import the rows below it and nothing of its own row; `name.*` is every module of that folder.
 LAYERS = (
     ("__main__",),
+    ("commands",),
     ("workflow", "notebooks"),
     ("experiment", "pretraining", "own"),
     ("pretraining.recipes",),
@@ -32,7 +33,7 @@ LAYERS = (
     ("pretraining.digits", "pretraining.moco"),
     ("pretraining.dense", "pretraining.scenes"),
     ("pretraining.scores",),
-    ("hub", "data.loaders", "data.own", "tasks"),
+    ("hub", "data.loaders", "data.own", "tasks", "plans"),
     (
         "method",
         "losses",
@@ -77,8 +78,9 @@ LAYERS = (
         "data.aerial",
         "families",
     ),
-    ("data.scenes",),
+    ("data.scenes", "data.schema"),
     ("data.render",),
+    ("profiles",),
     ("spec", "paths", "files"),
     ("rates",),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
@@ -108,9 +110,17 @@ REPORTS = {
     "apidoc",
 }
 REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade"}
-READABLE = {"results", "reference", "spec", "paths", "files", "grid", "data.manifests", "methods", "games", "data", ""}
-READABLE |= {"rates", "transferability", "evidence", "complexity", "nme", "data.faces", "data.portraits"}
-READABLE |= {"data.embedded", "data.render", "data.scenes", "data.things", "data.aerial"}
+READABLE = {"results", "reference", "spec", "profiles", "rates", "paths", "files", "grid", "plans", "methods", "games"}
+READABLE |= {"data", "", "data.manifests", "data.schema", "transferability", "evidence", "complexity", "nme"}
+READABLE |= {
+    "data.faces",
+    "data.portraits",
+    "data.embedded",
+    "data.render",
+    "data.scenes",
+    "data.things",
+    "data.aerial",
+}
 TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
     "galleries",
@@ -137,6 +147,7 @@ NOTEBOOK_MODULES = {
     "reference",
     "games",
     "spec",
+    "profiles",
     "data.manifests",
     "data.faces",
 }

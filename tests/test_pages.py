@@ -16,8 +16,10 @@ import yaml
 
 from zoolib import apidoc, cards, pages
 from zoolib.data import manifests
+from zoolib.data.schema import DatasetManifest
 from zoolib.methods import METHODS
-from zoolib.spec import PROFILES, Settings, ZoolibError
+from zoolib.profiles import PROFILES
+from zoolib.spec import Settings, ZoolibError
 
 ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
@@ -145,7 +147,7 @@ def test_a_manifest_file_without_a_licence_is_refused_with_file_and_field(tmp_pa
     path = tmp_path / "digits.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(ZoolibError, match=r"digits\.yaml: licence: "):
-        manifests.read(path, manifests.DatasetManifest)
+        manifests.read(path, DatasetManifest)
 
 
 def test_a_pipe_or_a_line_break_in_a_cell_does_not_break_the_table() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from benchmarks import checkpoints
 from zoolib import hub as hubs
 from zoolib.data import manifests
-from zoolib.data.manifests import MemberManifest
+from zoolib.data.schema import MemberManifest
 from zoolib.hub import Hub, build, load_backbone, read_weights
 from zoolib.reference import is_papers_hub
 from zoolib.spec import ZoolibError

@@ -8,7 +8,7 @@ import torch
 
 from zoolib import galleries
 from zoolib.data import embedded, loaders, manifests, render
-from zoolib.data.manifests import MemberManifest
+from zoolib.data.schema import MemberManifest
 from zoolib.hub import Hub, HubModel, read_weights
 from zoolib.nets import NETS
 from zoolib.paths import packaged_weights

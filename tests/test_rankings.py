@@ -12,7 +12,8 @@ import synthetic
 
 from zoolib import choosing, complexity, rankfigures, rankings
 from zoolib.data import manifests
-from zoolib.grid import grid, planned, teacher_sets, tunings
+from zoolib.grid import grid
+from zoolib.plans import planned, teacher_sets, tunings
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.transferability import logme

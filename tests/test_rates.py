@@ -8,11 +8,13 @@ import pytest
 import synthetic
 
 from zoolib import cards, rates, studies
-from zoolib.grid import ancestry, grid, needed, rate_study, routing
+from zoolib.grid import grid, needed
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT
+from zoolib.plans import ancestry, rate_study, routing
+from zoolib.profiles import PROFILES, standard
 from zoolib.results import Result, ResultStore
-from zoolib.spec import PROFILES, ZoolibError
+from zoolib.spec import ZoolibError
 
 COMMITTED = ResultStore(CHECKOUT / "results")
 
@@ -90,8 +92,8 @@ def test_what_an_ensemble_needs_is_what_fine_tuning_plans(chosen: None):
 
 def test_the_chosen_rate_is_the_standard_and_the_others_are_not(chosen: None):
     specs = [s for s in rate_study("mini-zoo") if s.method == "hub_pathway"]
-    assert {s.settings.lr for s in specs if s.standard} == {0.1}
-    assert {s.settings.lr for s in specs if not s.standard} == {0.01, 0.03}
+    assert {s.settings.lr for s in specs if standard(s)} == {0.1}
+    assert {s.settings.lr for s in specs if not standard(s)} == {0.01, 0.03}
 
 
 def test_studies_that_compare_hubs_keep_one_rate(chosen: None):

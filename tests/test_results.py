@@ -19,6 +19,7 @@ import synthetic
 
 from zoolib import storage
 from zoolib.grid import grid
+from zoolib.profiles import standard
 from zoolib.results import COMMITTED, RECOMPUTED, Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 
@@ -71,7 +72,7 @@ def test_runs_of_another_length_or_on_fewer_labels_are_not_standard(tmp_path):
     assert {r.spec for r in store.records(standard=False)} == {short, few}
     (face,) = grid("landmarks", "faces-rendered", "mini-zoo", "scratch", "mini", 1)
     (game,) = grid("atari", "jamesbond", "atari-policies", "random", "mini", 1)
-    assert face.standard and game.standard
+    assert standard(face) and standard(game)
 
 
 def test_a_saved_record_reads_back_as_it_was(tmp_path: Path):

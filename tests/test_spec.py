@@ -9,9 +9,11 @@ import pytest
 
 from zoolib import notebooks, workflow
 from zoolib.data.manifests import hub
-from zoolib.grid import CORE, choose_methods, costs, grid, needed, planned, sweep
+from zoolib.grid import choose_methods, grid, needed
 from zoolib.methods import METHODS, SETS
-from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError, profile
+from zoolib.plans import CORE, costs, planned, sweep
+from zoolib.profiles import PROFILES, profile
+from zoolib.spec import RunSpec, Settings, ZoolibError
 
 
 def test_a_spec_survives_its_dictionary_and_its_id_changes_with_every_field():

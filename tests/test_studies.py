@@ -9,7 +9,8 @@ import pytest
 import synthetic
 
 from zoolib import studies
-from zoolib.grid import ancestry, grid, targets
+from zoolib.grid import grid
+from zoolib.plans import ancestry, targets
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoolib.data.manifests import HubManifest, MemberManifest
+from zoolib.data.schema import HubManifest, MemberManifest
 from zoolib.hub import HubModel
 from zoolib.layers.surgery import gate_layers
 from zoolib.methods import method

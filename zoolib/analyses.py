@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from zoolib.data import manifests
-from zoolib.grid import grid, sweep
+from zoolib.grid import grid
+from zoolib.plans import sweep
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from zoolib import apidoc, games, origins, rates
 from zoolib.data import embedded, manifests
-from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Variant
+from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
-from zoolib.spec import PROFILES, Profile, Settings, ZoolibError
+from zoolib.profiles import PROFILES, Profile
+from zoolib.spec import Settings, ZoolibError
 
 #: settings whose name says it all in the code, in words for the page of profiles
 _MEANING = {

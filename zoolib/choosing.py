@@ -6,7 +6,7 @@ import pandas as pd
 
 from zoolib.data import manifests
 from zoolib.methods import METHODS
-from zoolib.spec import PROFILES
+from zoolib.profiles import PROFILES
 from zoolib.tables import NOT_RUN, title
 
 KEY = ["dataset", "hub", "profile"]

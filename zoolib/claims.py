@@ -22,9 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoolib import reference, stats
 from zoolib.paths import shared
+from zoolib.profiles import profile
 from zoolib.queries import HUB_FILTERS, KINDS, Effects, Records
 from zoolib.results import ResultStore
-from zoolib.spec import ZoolibError, profile, unknown
+from zoolib.spec import ZoolibError, unknown
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)

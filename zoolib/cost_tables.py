@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from zoolib import reference, tables
-from zoolib.grid import costs
+from zoolib.plans import costs
 from zoolib.results import Result, ResultStore
 
 # our method -> its name in the slides' table of Zoo-Tuning, in their table of Hub-Pathway, in the supplement's table 3

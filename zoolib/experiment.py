@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from zoolib import games, runtime
 from zoolib.data import manifests
-from zoolib.grid import ancestry, grid, needed, rate_study, routing, targets
+from zoolib.grid import grid, needed
 from zoolib.methods import method
 from zoolib.paths import build_dir
+from zoolib.plans import ancestry, rate_study, routing, targets
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, Settings, ZoolibError
 

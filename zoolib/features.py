@@ -17,7 +17,8 @@ from torch import nn
 
 from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
-from zoolib.data.manifests import MemberManifest, file_sha256
+from zoolib.data.manifests import file_sha256
+from zoolib.data.schema import MemberManifest
 from zoolib.files import atomic
 from zoolib.hub import split, weights_file
 from zoolib.paths import build_dir

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from zoolib import runtime
 from zoolib.data import download, fetch
-from zoolib.data.manifests import HubManifest, MemberManifest, file_sha256
+from zoolib.data.manifests import file_sha256
 from zoolib.data.manifests import hub as hub_manifest
+from zoolib.data.schema import HubManifest, MemberManifest
 from zoolib.nets import NETS
 from zoolib.paths import data_roots, made_weights, packaged_weights
 from zoolib.spec import ZoolibError, unknown

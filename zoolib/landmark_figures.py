@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from zoolib import nme
 from zoolib.data import manifests
 from zoolib.data.faces import Faces
-from zoolib.data.manifests import Landmarks
+from zoolib.data.schema import Landmarks
 from zoolib.figures import _DASHES, _band
 from zoolib.palette import WIDTH as _WIDTH
 from zoolib.palette import method_colour, styled

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 
 from zoolib.data import manifests
-from zoolib.data.manifests import DatasetManifest, MemberManifest, Source, SourceFile
+from zoolib.data.schema import DatasetManifest, MemberManifest, Source, SourceFile
 from zoolib.spec import ZoolibError
 
 STATES = {

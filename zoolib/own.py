@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoolib import recipe, runtime
 from zoolib.data import embedded, loaders
 from zoolib.data.loaders import Dataset, Images
-from zoolib.data.manifests import DatasetManifest, HubManifest, MemberManifest, Sizes
+from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
 from zoolib.hub import HubModel, architecture, build, last_linear
 from zoolib.layers.pathway import PathwayGenerator, top_k_mask
 from zoolib.method import Method

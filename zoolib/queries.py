@@ -18,8 +18,9 @@ import pandas as pd
 from zoolib import games, routes
 from zoolib.data import manifests
 from zoolib.methods import METHODS
+from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
-from zoolib.spec import PROFILES, RunSpec
+from zoolib.spec import RunSpec
 
 Side = Mapping[str, Any]
 Case = tuple[str, str, int]  # dataset, hub, seed

@@ -19,6 +19,7 @@ from typing import Any
 import pandas as pd
 
 from zoolib.paths import build_dir, shared
+from zoolib.profiles import standard
 from zoolib.spec import RunSpec, ZoolibError, unknown
 from zoolib.storage import commit, corrupt, from_parquet, read_json, to_json, to_parquet, token
 
@@ -327,6 +328,8 @@ def _matches(value: Any, wanted: Any) -> bool:
 
 
 def _value(result: Result, name: str) -> Any:
+    if name == "standard":
+        return standard(result.spec)
     return getattr(result, name) if name in ("run_id", "origin", "options") else getattr(result.spec, name)
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 from zoolib import reference
 from zoolib.data import manifests
 from zoolib.methods import METHODS
+from zoolib.profiles import PROFILES
 from zoolib.results import RECOMPUTED, Result
-from zoolib.spec import PROFILES, RunSpec, Settings, ZoolibError
+from zoolib.spec import RunSpec, Settings, ZoolibError
 
 NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper"
 _UNITS = {"top1_accuracy": "%", "nme": "NME, %"}

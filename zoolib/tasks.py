@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoolib import heatmaps, losses, nme
-from zoolib.data.manifests import Landmarks
+from zoolib.data.schema import Landmarks
 from zoolib.spec import unknown
 
 SHOWN = 24  # test faces whose predicted points a record keeps

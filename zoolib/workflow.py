@@ -14,11 +14,12 @@ from pathlib import Path
 from zoolib import experiment, games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
-from zoolib.grid import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir, shared
+from zoolib.plans import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
+from zoolib.profiles import profile
 from zoolib.results import ResultStore
-from zoolib.spec import RunSpec, ZoolibError, profile
+from zoolib.spec import RunSpec, ZoolibError
 
 #: profiles whose runs take seconds
 SHORT = ("smoke", "mini")

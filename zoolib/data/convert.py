@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from zoolib.data.formats import SPLITS, Reading, Row, reason
-from zoolib.data.manifests import DatasetManifest
+from zoolib.data.schema import DatasetManifest
 from zoolib.spec import ZoolibError
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

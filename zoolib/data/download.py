@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zoolib.data.formats import reason
-from zoolib.data.manifests import SourceFile
+from zoolib.data.schema import SourceFile
 from zoolib.spec import ZoolibError
 
 TRIES = 3  # connections in a row that bring nothing new before a mirror is given up

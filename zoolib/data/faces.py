@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from zoolib.data import portraits
-from zoolib.data.manifests import DatasetManifest, Landmarks, file_sha256, find
+from zoolib.data.manifests import file_sha256, find
+from zoolib.data.schema import DatasetManifest, Landmarks
 from zoolib.files import atomic
 from zoolib.paths import build_dir
 from zoolib.spec import ZoolibError

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from zoolib import __version__
 from zoolib.data import convert, download, formats, manifests
-from zoolib.data.manifests import SOURCE, DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
+from zoolib.data.manifests import SOURCE
+from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
 from zoolib.files import atomic
 from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from zoolib.data.faces import CONTEXT, Faces, load
-from zoolib.data.manifests import DatasetManifest, Landmarks
+from zoolib.data.schema import DatasetManifest, Landmarks
 from zoolib.spec import Settings, ZoolibError
 
 

@@ -22,15 +22,8 @@ from torch import Tensor
 
 from zoolib.data import augment, embedded
 from zoolib.data import landmarks as faces
-from zoolib.data.manifests import (
-    DatasetManifest,
-    Variant,
-    combined_sha256,
-    dataset,
-    fetched_from,
-    file_sha256,
-    find,
-)
+from zoolib.data.manifests import combined_sha256, dataset, fetched_from, file_sha256, find
+from zoolib.data.schema import DatasetManifest, Variant
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
 from zoolib.spec import Settings, ZoolibError

@@ -21,7 +21,8 @@ from zoolib.data import convert, manifests
 from zoolib.data.fetch import locked, publish, silent
 from zoolib.data.formats import Reading, Row, reason
 from zoolib.data.formats.folders import is_image
-from zoolib.data.manifests import DatasetManifest, OwnData, file_sha256
+from zoolib.data.manifests import file_sha256
+from zoolib.data.schema import DatasetManifest, OwnData
 from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError, unknown
 

@@ -1,0 +1,299 @@
+"""What each sub-command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoolib import games, notebooks
+from zoolib.data import manifests
+from zoolib.data.schema import DatasetManifest, HubManifest
+from zoolib.methods import METHODS
+from zoolib.paths import CHECKOUT, build_dir
+from zoolib.profiles import PROFILES, profile
+from zoolib.spec import RunSpec, ZoolibError, unknown
+
+if TYPE_CHECKING:
+    from zoolib.experiment import Report
+
+
+def _note(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _things(names: Sequence[str]) -> list[DatasetManifest | HubManifest]:
+    """Datasets and hubs by name. Raises ZoolibError listing both for an unknown one."""
+    found: list[DatasetManifest | HubManifest] = []
+    for name in names:
+        known = {**manifests.datasets(), **manifests.hubs()}
+        if name not in known and not name.endswith((".yaml", ".yml")) and name not in manifests.own():
+            raise unknown("dataset or hub", name, {*known, *manifests.own()})
+        is_hub = name in manifests.hubs() or (name not in known and manifests.is_hub(name))
+        found.append(manifests.hub(name) if is_hub else manifests.dataset(name))
+    return found
+
+
+def _own(given: dict[str, str]) -> dict[str, str]:
+    """Parameters in which a YAML of your own images is replaced by its dataset's name, imported where needed."""
+    if given.get("dataset", "").endswith((".yaml", ".yml")):
+        from zoolib.data.own import ensure
+
+        return {**given, "dataset": ensure(given["dataset"])}
+    return given
+
+
+def import_own(args: argparse.Namespace) -> None:
+    """Make a dataset of your own images."""
+    from zoolib.data.own import import_data
+
+    path, root = Path(args.path), Path(args.into).expanduser() if args.into else None
+    changes = {
+        key: getattr(args, key) for key in ("name", "title", "licence", "test") if getattr(args, key) is not None
+    }
+    if path.suffix in (".yaml", ".yml"):
+        own = manifests.own_data(path)
+        if own is None:
+            raise ZoolibError(f"{path}: it names no path of images; add one")
+        done = import_data(own.model_copy(update=changes), root, path.parent)
+    else:
+        done = import_data(manifests.parse({"path": args.path, "flip": not args.no_flip, **changes}), root)
+    sizes = done.manifest.sizes
+    print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes.train:,} train and {sizes.test:,} test")
+    for note in done.notes:
+        print(f"{done.manifest.name}: note: {note}")
+    print(f"{done.folder}\nuse it: python -m zoolib run cls -p dataset {done.manifest.name}")
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Download and verify datasets and the weights of hubs."""
+    from zoolib.data import fetch
+
+    root = Path(args.into).expanduser() if args.into else None
+    for item in _things(args.names):
+        if isinstance(item, DatasetManifest):
+            folder = fetch.fetch(item, root, _note)
+            print(f"{fetch.verify(item, folder)}: {folder}")
+            continue
+        for member in item.members:
+            if fetch.weights_name(member):
+                print(fetch.fetch_weights(member, root, _note))
+            else:
+                print(f"{item.name}: {member.name}: {member.weights}, nothing to fetch")
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Check that datasets are unchanged and that weights load."""
+    from zoolib.data import fetch
+
+    for item in _things(args.names):
+        if isinstance(item, DatasetManifest):
+            print(fetch.verify(item))
+            continue
+        from zoolib.hub import build
+
+        for member in item.members:
+            build(member)
+            print(f"{item.name}: {member.name}: its weights fit {member.architecture}")
+
+
+def list_known(args: argparse.Namespace) -> None:
+    """Print what exists, by kind."""
+    from zoolib import origins
+    from zoolib.data import fetch
+
+    sets = {**manifests.datasets(), **manifests.own()}
+    tables = {
+        "datasets": {name: f"{origins.state(item):<10} {item.title}" for name, item in sets.items()},
+        "hubs": {
+            name: f"{fetch.hub_state(item):<10} {item.title} ({len(item.members)} models)"
+            for name, item in manifests.hubs().items()
+        },
+        "methods": {name: item.summary for name, item in METHODS.items()},
+        "games": {name: item.title for name, item in games.GAMES.items()},
+        "game methods": {name: item.summary for name, item in games.METHODS.items()},
+        "profiles": {name: item.description for name, item in PROFILES.items()},
+        "notebooks": {
+            name: ", ".join(f"{key}={value!r}" for key, value in notebooks.defaults(path).items())
+            for name, path in notebooks.available().items()
+        },
+    }
+    if args.what and args.what not in tables:
+        raise unknown("list", args.what, tables)
+    for heading, rows in tables.items():
+        if args.what in (None, heading):
+            print(f"{heading}:")
+            for name, text in rows.items():
+                print(f"  {name:<18} {text}")
+
+
+def _given(pairs: Sequence[Sequence[str]]) -> dict[str, str]:
+    return {name: value for name, value in pairs}
+
+
+def _threads() -> None:
+    if threads := os.environ.get("ZOOLIB_THREADS"):
+        import torch
+
+        torch.set_num_threads(int(threads))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compute the runs that a notebook lacks, then execute it."""
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+
+    chosen = notebooks.parameters(args.notebook, _own(_given(args.parameters)))
+    specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
+    todo = experiment.missing(specs, store)
+    for name in {spec.dataset for spec in todo if spec.task == "cls"}:
+        if manifests.dataset(name).source == "canonical":
+            manifests.find(manifests.dataset(name))  # say that data are absent before torch is loaded
+    if todo:
+        _threads()
+        print(f"{len(todo)} of {len(specs)} runs have no record yet; computing them", file=sys.stderr)
+    experiment.complete(specs, store)
+    if args.records_only or not notebooks.has_papermill():
+        if not args.records_only:
+            print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
+        print(f"{len(specs)} records below {store.write_root}")
+        return
+    output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
+    print(notebooks.execute(args.notebook, chosen, output))
+
+
+def table(args: argparse.Namespace) -> None:
+    """Print the classification table of the records that exist."""
+    from zoolib import experiment, reference, tables
+    from zoolib.results import ResultStore
+
+    chosen = notebooks.parameters("cls", _given(args.parameters))
+    specs, store = notebooks.specs_of("cls", chosen), ResultStore.default()
+    published = reference.beside(chosen["dataset"], chosen["hub"])
+    table = tables.compare(store.frame(specs), published, specs=specs)
+    print(tables.text(table).to_string())
+    print(f"\n{tables.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
+
+
+def rank(args: argparse.Namespace) -> None:
+    """Score every model of a hub on a dataset."""
+    from zoolib import experiment, rankings, tables
+    from zoolib.results import ResultStore
+
+    specs, store = experiment.grid("cls", args.dataset, args.hub, ["rank"], args.profile, 1), ResultStore.default()
+    if experiment.missing(specs, store):
+        _threads()
+    experiment.rank(args.hub, args.dataset, args.profile, store)
+    print(rankings.text(rankings.table(store.frame(specs))).to_string())
+    print(f"\n{tables.summary(store.records(specs))}")
+
+
+def claims(args: argparse.Namespace) -> None:
+    """Test the papers' claims against the records of a profile."""
+    from zoolib import claims
+    from zoolib.results import ResultStore
+
+    found = claims.verdicts(ResultStore.default(), args.profile)
+    if args.only and args.only not in (known := {v.claim.id for v in found}):
+        raise unknown("claim", args.only, known)
+    for verdict in found:
+        if args.only in ("", verdict.claim.id):
+            print(f"{verdict.verdict:<14} {verdict.claim.id}: {verdict.claim.claim}")
+            print(f"{'':<14} here: {claims.effect_text(verdict)}; paper: {claims.paper_number(verdict.claim)}")
+            for case, value in zip(verdict.effects.cases, verdict.effects.values, strict=True) if args.only else ():
+                print(f"{'':<14} {value:+.3f} {case}")
+    print(f"\n{args.profile}: {claims.headline(found)}")
+
+
+def record(args: argparse.Namespace) -> None:
+    """Compute the run specifications that have no valid record."""
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+    from zoolib.workflow import note_progress
+
+    specs = []
+    for name in args.specs:
+        try:
+            specs.append(RunSpec.from_dict(json.loads(Path(name).read_text())))
+        except (OSError, ValueError) as error:
+            raise ZoolibError(f"{name}: not a specification file ({error})") from None
+    _threads()
+    store = ResultStore.default()
+    for spec in specs:
+        if experiment.missing([spec], store.computed()):  # a committed record does not stand for this run
+            experiment.run(spec, store, _reporter(note_progress))
+
+
+def _reporter(note: object) -> Report:
+    last = [0.0]
+
+    def report(spec: RunSpec, done: int, total: int, word: str) -> None:
+        if done == total or time.monotonic() - last[0] > 1:
+            last[0] = time.monotonic()
+            note(spec, done)  # type: ignore[operator]
+
+    return report
+
+
+def workflow(args: argparse.Namespace) -> None:
+    """Bring the book, or every record of a profile, up to date."""
+    from zoolib import workflow
+
+    workflow.run(args.target, args.profile, args.cores)
+    print(build_dir() / "book-out/_build/html/index.html" if args.target == "book" else "every record is there")
+
+
+def html(args: argparse.Namespace) -> None:
+    """Build the static book."""
+    from zoolib import pages
+
+    print(pages.build([Path(path) for path in args.notebooks], CHECKOUT, build_dir()))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Make a packaged hub again."""
+    from tqdm import tqdm
+
+    if args.hub == games.HUB:
+        return _pretrain_policies()
+    from zoolib.pretraining import pretrain, require
+
+    require(args.hub, args.member)
+    _threads()
+    with tqdm(unit="step") as bar:
+
+        def progress(member: str, done: int, total: int, word: str) -> None:
+            if done < bar.n:  # the next member
+                bar.reset()
+            bar.total = total
+            bar.set_postfix_str(f"{member} {word}", refresh=False)
+            bar.update(done - bar.n)
+
+        notes = pretrain(args.hub, args.member, progress=progress)
+    for note in notes:
+        line = f"{note['metric']} {note['value']:.1f}, {note['baseline_name']} {note['baseline']:.1f}"
+        print(f"{note['member']}: {line}; sha256 {note['sha256']}")
+
+
+def _pretrain_policies() -> None:
+    from zoolib import experiment
+    from zoolib.results import ResultStore
+    from zoolib.rl import sources
+
+    specs = sources.specs()
+    experiment.complete(specs, ResultStore.default())
+    for note in sources.ship(specs, ResultStore.default(), experiment.work_dir):
+        print(f"{note['game']}: score {note['score']:.0f}, random {note['random_score']:.0f}")
+
+
+def adopt(args: argparse.Namespace) -> None:
+    """Copy recomputed records to results/."""
+    from zoolib.results import ResultStore
+
+    paths = ResultStore.default().adopt(profile(args.profile).name, CHECKOUT / "results")
+    print(f"{len(paths)} records copied to {CHECKOUT / 'results'}")
