@@ -87,9 +87,9 @@ def fit(
 def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
     if settings.optimiser == "adam":
-        return torch.optim.Adam(groups, weight_decay=settings.weight_decay)
+        return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
     return torch.optim.SGD(
-        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
+        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay, fused=True
     )
 
 

@@ -33,6 +33,29 @@ def _make_gate(in_channels: int, num_models: int) -> nn.Sequential:
     return nn.Sequential(squeeze, nn.ReLU(), excite, nn.Sigmoid())
 
 
+def _pooled(x: Tensor) -> Tensor:
+    """Mean over positions, (B, I, H, W) -> (B, I); the gradient of a sum, unlike that of a mean, fills no tensor."""
+    return x.sum((2, 3)) / (x.shape[2] * x.shape[3])
+
+
+class _Mix(torch.autograd.Function):
+    """gates (B, m) times kernels (m, N), where N is in the millions and the other sizes are a few.
+
+    Autograd's product for the gates, (B, N) @ (N, m), takes twice as long as its transpose on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, kernels: Tensor) -> Tensor:
+        ctx.save_for_backward(gates, kernels)
+        return gates @ kernels
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        gates, kernels = ctx.saved_tensors
+        for_gates, for_kernels = ctx.needs_input_grad
+        return (kernels @ grads[0].t()).t() if for_gates else None, gates.t() @ grads[0] if for_kernels else None
+
+
 class AdaAggConv2d(nn.Module):
     """Convolve each sample b with its own kernel, sum_i a_i(b) T_i W_i, and bias, sum_i a_i(b) b_i.
 
@@ -140,7 +163,7 @@ class AdaAggConv2d(nn.Module):
         """(B, I, H, W) -> (B, O, H', W')."""
         if self.lite:
             return self._forward_lite(x)
-        gates = self.gate(x.mean((2, 3)))  # (B, m), each in (0, 1), not normalised
+        gates = self.gate(_pooled(x))  # (B, m), each in (0, 1), not normalised
         self.last_gates = gates.detach()
         kernels = self.aligned()  # (m, O, K)
         if self.recompute and torch.is_grad_enabled():
@@ -150,7 +173,7 @@ class AdaAggConv2d(nn.Module):
 
     def _forward_lite(self, x: Tensor) -> Tensor:
         if self.training:
-            gates = self.gate(x.mean((2, 3))).mean(0)  # (m,)
+            gates = self.gate(_pooled(x)).mean(0)  # (m,)
             self._track(gates.detach())
         else:
             gates = self.mean_gates()
@@ -191,6 +214,13 @@ class AdaAggConv2d(nn.Module):
             return (gates @ self.weight.flatten(1)).view(self.out_channels, -1)
         scaled = gates.to(self.alignment.dtype).view(-1, 1, 1) * self.alignment  # (m, O, O)
         return scaled.transpose(0, 1).flatten(1) @ self.weight.flatten(0, 1)  # (O, m O) @ (m O, K)
+
+    @staticmethod
+    def _mix(gates: Tensor, kernels: Tensor) -> Tensor:
+        device = gates.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else kernels.dtype
+        mixed: Tensor = _Mix.apply(gates.to(dtype), kernels.to(dtype))
+        return mixed
 
     def _cached(self, make: Any, gates_fixed: bool = False) -> Tensor:
         """What `make` returns, kept while evaluating without gradients until a tensor it came from changes."""
@@ -264,7 +294,7 @@ class AdaAggConv2d(nn.Module):
             y = (gates.to(y.dtype)[:, :, None] * y.view(batch, self.num_models, -1)).sum(1)  # (B, O H'W')
             y = y.view(batch, self.out_channels, height, width)
             return y if bias is None else y + bias.to(y.dtype).view(batch, -1, 1, 1)
-        mixed = gates @ kernels.flatten(1)  # (B, O K): the kernel of each sample
+        mixed = self._mix(gates, kernels.flatten(1))  # (B, O K): the kernel of each sample
         if strategy == "grouped":
             weight = mixed.view(batch * self.out_channels, *self._kernel_shape[1:])
             folded = x.reshape(1, batch * self.in_channels, *x.shape[2:])
