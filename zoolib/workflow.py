@@ -33,6 +33,10 @@ COMMITTED_PAGES = {
     | {"profile": "lab"},
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
     "table-table5-mini-zoo": {"table": "table5_data_dependent", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
+    "table-features-mini-zoo": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning", "hub": "mini-zoo"}
+    | {"datasets": "tiles,textures"},
+    "ablation-mini-zoo": {"hub": "mini-zoo", "datasets": "tiles,textures"},
+    "pathways-mini-zoo": {"hub": "mini-zoo", "datasets": ",".join(TARGETS)},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {},
