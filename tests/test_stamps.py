@@ -17,8 +17,9 @@ import synthetic
 import yaml
 
 from zoolib import games, landing, stamps, widgets, workflow
+from zoolib.data import manifests
 from zoolib.grid import grid
-from zoolib.results import ResultStore
+from zoolib.results import Result, ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -91,23 +92,43 @@ def test_the_page_of_records_lists_every_run_with_its_number(tmp_path: Path):
     assert "There is no record yet" in stamps.records_page(ResultStore(tmp_path / "none"))
 
 
+def with_outputs(hub: str, members: list[str], dataset: str = "digits") -> Result:
+    """A record of Hub-Pathway with what every member says of every image."""
+    made = synthetic.result(grid("cls", dataset, hub, "hub_pathway", "mini", 1)[0])
+    columns: dict[str, Any] = {"index": made.samples["index"].to_numpy(), "label": made.samples["label"].to_numpy()}
+    counts = (f"k:{k}" for k in range(1, len(members) + 1))
+    for name in (*(f"member:{member}" for member in members), *counts):
+        columns[f"top:{name}"] = [np.array([1, 2], np.int32)] * len(made.samples)
+        columns[f"probability:{name}"] = [np.array([0.75, 0.25], np.float16)] * len(made.samples)
+    made._tables["outputs"] = pd.DataFrame(columns)
+    return made
+
+
 def test_the_landing_page_shows_means_and_a_widget_or_says_not_run(tmp_path: Path):
     store = ResultStore(tmp_path)
     assert "not run" in landing.fragment(store)
     synthetic.fill(store, "digits", "digits-zoo", "scratch,finetune,hub_pathway")
-    spec = grid("cls", "digits", "digits-zoo", "hub_pathway", "mini", 1)[0]
-    made = synthetic.result(spec)
-    columns: dict[str, Any] = {"index": made.samples["index"].to_numpy(), "label": made.samples["label"].to_numpy()}
-    for name in ("member:rotation", "member:jigsaw", "member:corruption", "k:1", "k:2", "k:3"):
-        columns[f"top:{name}"] = [np.array([1, 2], np.int32)] * len(made.samples)
-        columns[f"probability:{name}"] = [np.array([0.75, 0.25], np.float16)] * len(made.samples)
-    made._tables["outputs"] = pd.DataFrame(columns)
-    store.save(made)
+    store.save(with_outputs("digits-zoo", ["rotation", "jigsaw", "corruption"]))
     page = landing.fragment(store, 10)
     assert "From scratch <b>51.0 %</b>, best single model <b>85.0 %</b>, Hub-Pathway <b>89.0 %</b>" in page
     assert (
         'id="zw-landing"' in page and page.count("data:image/png") == 10 and "@" not in page.split("<script")[0][-50:]
     )
+
+
+def test_the_landing_page_is_about_the_case_in_which_transfer_gains_most(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    synthetic.fill(store, "digits", "digits-zoo", "scratch,finetune,hub_pathway")
+    store.save(with_outputs("digits-zoo", ["rotation", "jigsaw", "corruption"]))  # gains 85 - 51
+    synthetic.fill(store, "tiles", "mini-zoo", "finetune,hub_pathway")  # from scratch not run: no gain is known
+    members = [member.name for member in manifests.hub("mini-zoo").members]
+    store.save(with_outputs("mini-zoo", members, "tiles"))
+    assert "digits" in landing.fragment(store, 10).lower().split("from scratch")[0]
+    for spec in grid("cls", "tiles", "mini-zoo", "scratch", "mini"):
+        low = synthetic.result(spec)
+        low.metrics["test"]["top1_accuracy"] = 20.0
+        store.save(low)
+    assert landing.fragment(store, 10).startswith('<p class="zl-result">Tiles of land')
 
 
 def test_a_standalone_widget_cannot_end_its_own_script():
