@@ -50,7 +50,7 @@ PARAMETERS = {
     },
     "lab": {"datasets": '"cifar100,cars"', "hub": '"imagenet-lite"'},
     "choosing": {"profiles": '"mini,lab,paper"'},
-    "rates": {"hubs": '"mini-zoo,digits-zoo"'},
+    "rates": {"hubs": '"mini-zoo,mini-hub,digits-zoo"'},
     "table": {
         "table": '"table5_data_dependent"',
         "hub": '"digits-zoo"',

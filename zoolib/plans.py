@@ -251,18 +251,19 @@ def _at_one_rate(specs: Iterable[RunSpec]) -> list[RunSpec]:
 
 
 def rate_study(hub: str) -> list[RunSpec]:
-    """Every method that trains at every learning rate of `rates.TRIED`, on the targets of `rates.TARGETS`.
+    """Every method that trains and fits the hub at every rate of `rates.tried`, on the targets of `rates.TARGETS`.
 
     Raises ZoolibError for a hub whose rates are not chosen so.
     """
     if hub not in rates.TARGETS:
         raise unknown("hub with chosen learning rates", hub, rates.TARGETS)
-    plans = [grid("cls", name, hub, rates.METHODS, rates.CHOSEN_IN, [rates.SEED]) for name in rates.TARGETS[hub]]
+    names = [name for name in rates.METHODS if allowed(method(name), manifests.hub(hub))]
+    plans = [grid("cls", target, hub, names, rates.CHOSEN_IN, [rates.SEED]) for target in rates.TARGETS[hub]]
     return [
         dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, lr=lr))
         for specs in plans
         for spec in specs
-        for lr in rates.TRIED
+        for lr in rates.tried(hub)
     ]
 
 
