@@ -41,7 +41,7 @@ METHODS = (
 #: hub -> method -> rate
 CHOSEN: Mapping[str, Mapping[str, float]] = {
     "mini-zoo": {**dict.fromkeys(METHODS, 0.03), "ensemble_joint": 0.1, "fe": 0.1, "ced": 0.01},
-    "digits-zoo": dict.fromkeys(METHODS, 0.1),
+    "digits-zoo": {**dict.fromkeys(METHODS, 0.1), "knowledge_flow": 0.3},
 }
 
 
