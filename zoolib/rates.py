@@ -41,6 +41,14 @@ METHODS = (
 #: hub -> method -> rate
 CHOSEN: Mapping[str, Mapping[str, float]] = {
     "mini-zoo": {**dict.fromkeys(METHODS, 0.03), "ensemble_joint": 0.1, "fe": 0.1, "ced": 0.01},
+    "mini-hub": {
+        "scratch": 0.03,
+        "finetune": 0.01,
+        "ensemble_joint": 0.1,
+        "hub_pathway": 0.01,
+        "fe": 0.03,
+        "ced": 0.01,
+    },
     "digits-zoo": {**dict.fromkeys(METHODS, 0.1), "knowledge_flow": 0.3},
 }
 
