@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,13 @@ import torch.nn.functional as F
 from zoolib import experiment, features, regularizers
 from zoolib.data import loaders, manifests
 from zoolib.grid import choose_methods, grid
-from zoolib.hub import Hub, split
-from zoolib.method import Method
-from zoolib.methods import METHODS, SETS
+from zoolib.hub import Hub, architecture, build, split
+from zoolib.method import Method, Output
+from zoolib.methods import METHODS, SETS, regularized
 from zoolib.methods.btuning import BTuning, FeatureDistillation, choose_teachers
 from zoolib.methods.guided import last_convolutions
 from zoolib.methods.regularized import BSS, Anchored, BiTuning, CoTuning, Delta, LwF, filter_attention, loss_rises
+from zoolib.nets import NETS
 from zoolib.results import ResultStore
 from zoolib.runtime import device
 from zoolib.spec import RunSpec, Settings, ZoolibError
@@ -88,6 +90,63 @@ def test_frozen_networks_stay_in_evaluation_mode_and_are_not_counted(name):
     extra = {"lwf": 64 * 7 + 7, "co_tuning": 64 * 7 + 7, "bi_tuning": 64 * 8 + 8, "feature_distillation": 2 * 64 * 64}
     own = sum(p.numel() for p in model().parameters()) + 650
     assert sum(p.numel() for p in method.parameters()) == own + extra.get(name, 0)
+    assert method.inference_parameters() == own  # second heads and maps serve the training alone
+
+
+REACHED = {
+    "l2_sp": {"anchor": {"backbone"}, "head": {"head"}},
+    "ewc": {"anchor": {"backbone"}, "head": {"head"}},
+    "delta": {"behaviour": {"backbone"}, "head": {"head"}},
+    "lwf": {"distillation": {"backbone", "source_head"}},
+    "co_tuning": {"source": {"backbone", "source_head"}},
+    "bss": {"shrinkage": {"backbone"}},
+    "bi_tuning": {"classifier": {"backbone", "head"}, "projection": {"backbone", "projector"}},
+    "b_tuning": {"bayesian": {"backbone"}},
+    "feature_distillation": {"distillation": {"backbone", "maps"}},
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_each_term_of_a_method_pulls_at_the_parts_it_is_meant_for_and_no_others(name, batch):
+    method = built(name)
+    with torch.no_grad():  # away from the start, where the distances are flat
+        for parameter in method.backbone.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    terms = step(method, batch)
+    names, parameters = zip(*method.named_parameters(), strict=True)
+    found = {}
+    for term in terms.keys() - {"task"}:
+        gradients = torch.autograd.grad(terms[term], parameters, retain_graph=True, allow_unused=True)
+        found[term] = {n.split(".")[0] for n, g in zip(names, gradients, strict=True) if g is not None and g.any()}
+    assert found == REACHED[name]
+
+
+# Autocast would lower what these terms are computed in: features are given, so that nothing else can differ.
+
+
+def given(method: Method, features: torch.Tensor, other: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    method.eval()
+    terms = method.loss(Output(method.head(features), {"features": features, "images": other}), labels, TASK, 0.5)
+    return {name: term.item() for name, term in terms.items() if name != "task"}
+
+
+@pytest.mark.parametrize("name", ["bss", "b_tuning", "bi_tuning"])
+def test_terms_in_full_precision_stay_so_under_autocast(name, monkeypatch):
+    features, other, labels = torch.rand(6, 64), torch.rand(6, 64), torch.tensor([0, 1, 2, 3, 4, 4])
+    values = []
+    for lowered in (False, True):
+        torch.manual_seed(1)
+        method = built(name) if name != "bi_tuning" else BiTuning(model(), TASK, 10, 1.0, 4, 0.9, 0.07, 64)
+        frozen = method.__dict__["frozen"]
+        if name == "b_tuning":
+            frozen["teacher0"] = torch.nn.Identity()
+        if name == "bi_tuning":
+            method.projector = torch.nn.Identity()
+            frozen["keys"] = torch.nn.ModuleDict({"backbone": torch.nn.Identity(), "projector": torch.nn.Identity()})
+            monkeypatch.setattr(method, "_follow", lambda keys: None)
+        with torch.autocast("cpu", torch.bfloat16, enabled=lowered):
+            values.append(given(method, features, other, labels))
+    assert values[1] == pytest.approx(values[0], rel=1e-5) and all(value != 0 for value in values[0].values())
 
 
 @pytest.mark.parametrize(
@@ -110,6 +169,20 @@ def test_the_anchor_is_zero_at_the_start_and_ewc_with_equal_information_is_l2_sp
     assert step(plain, batch)["anchor"].item() == pytest.approx(step(fisher, batch)["anchor"].item(), rel=1e-5)
     head = 0.5 * sum(p.square().sum() for p in plain.head.parameters())
     assert step(plain, batch)["head"].item() == pytest.approx(0.02 * head.item())
+
+
+def test_delta_compares_the_ends_of_a_bottleneck_s_stages_though_the_next_stage_begins_at_their_resolution():
+    x = torch.rand(1, 3, 32, 32)
+    names = [f"layer{block}.conv3" for block in ("1.0", "2.1", "3.1", "4.0")]
+    assert last_convolutions(NETS["mini_resnet"](), x) == names
+    with torch.device("meta"):
+        papers, lite = architecture("torchvision:resnet50"), architecture("timm:tf_efficientnet_lite0")
+        x = torch.empty(1, 3, 64, 64)
+    assert last_convolutions(papers, x) == ["layer1.2.conv3", "layer2.3.conv3", "layer3.5.conv3", "layer4.2.conv3"]
+    assert last_convolutions(lite, x) == [f"blocks.{block}.conv_pwl" for block in ("1.1", "2.1", "4.2", "6.0")]
+    assert last_convolutions(NETS["mini_window"](), torch.rand(1, 3, 32, 32)) == ["embed"]  # no stage has one
+    with pytest.raises(ZoolibError, match="no convolution"):
+        last_convolutions(torch.nn.Linear(3, 3), torch.rand(1, 3))
 
 
 def test_delta_compares_the_last_convolution_of_each_stage_and_silencing_a_filter_is_zeroing_its_map(batch):
@@ -146,6 +219,37 @@ def test_lwf_starts_near_the_pretrained_answers_and_its_teacher_does_not_follow(
         for parameter in method.parameters():
             parameter.add_(0.5)
     assert torch.equal(method.ask("source", batch[0]), before)
+
+
+def test_lwf_is_four_times_the_divergence_of_the_answers_at_temperature_three(batch):
+    method = built("lwf").eval()
+    with torch.no_grad():
+        method.source_head.weight.normal_()
+    output = method(batch[0])
+    output.aux["images"] = batch[0]
+    with torch.no_grad():
+        p = (method.ask("source", batch[0]) / 3).softmax(1)
+        q = (method.source_head(method.backbone(batch[0])) / 3).softmax(1)
+        expected = 4 * (p * (p / q).log()).sum() / 6
+    term = method.loss(output, batch[1], TASK, 0.0)["distillation"]
+    assert term.item() == pytest.approx(expected.item(), rel=1e-4) and term > 0.01
+
+
+def test_b_tuning_is_the_weighted_squared_distance_to_two_teachers_predictions(batch):
+    rng = np.random.default_rng(0)
+    own, first, second = (rng.normal(size=(64, 10)) for _ in range(3))
+    teachers = [(HUB.model("jigsaw"), first), (HUB.model("corruption"), second)]
+    method = BTuning(model(), TASK, own, teachers, [0.75, 0.25], 100.0).eval()
+    output = method(batch[0])
+    output.aux["images"] = batch[0]
+    with torch.no_grad():
+        own, *theirs = (
+            network(batch[0]).double() @ torch.from_numpy(posterior)
+            for network, posterior in ((method.backbone, own), *teachers)
+        )
+        expected = 100 * (own - 0.75 * theirs[0] - 0.25 * theirs[1]).square().mean()
+    term = method.loss(output, batch[1], TASK, 0.0)["bayesian"]
+    assert term.item() == pytest.approx(expected.item(), rel=1e-4) and term > 0.01
 
 
 def test_bi_tuning_keeps_the_last_keys_of_each_class_and_its_slow_copy_is_part_of_the_state(batch):
@@ -188,7 +292,7 @@ def result(score: float) -> LogME:
 def test_teachers_are_the_top_by_logme_or_those_named():
     ranked = {"a": result(0.1), "b": result(0.3), "c": result(0.2)}
     assert choose_teachers("2", ranked) == ["b", "c"] and choose_teachers("a, c", ranked) == ["a", "c"]
-    for wrong in ("0", "4", "a,d", ""):
+    for wrong in ("0", "4", "a,d", "a,a", ""):
         with pytest.raises(ZoolibError, match="use"):
             choose_teachers(wrong, ranked)
 
@@ -203,6 +307,65 @@ def test_a_run_of_each_ends_as_a_record_that_names_its_deviations(name, tmp_path
     record = experiment.run(spec, ResultStore(tmp_path / "records"))
     assert 0 <= record.metrics["test"]["top1_accuracy"] <= 100 and len(record.deviations) > 1
     assert (set(record.curves["term"]) - {"task", "top1_accuracy"}) and spec.member == "rotation"
+
+
+@pytest.fixture
+def _source_heads(monkeypatch):
+    """Every member gets a source head of seven classes, for those of this hub were trained on pretexts without one."""
+
+    def with_head(member):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            return build(member), torch.nn.Linear(64, 7)
+
+    for module in (regularized, features):
+        monkeypatch.setattr(module, "split", with_head)
+
+
+@pytest.mark.parametrize("name", ["ewc", "lwf", "co_tuning"])
+def test_a_run_of_each_that_needs_a_source_head_ends_as_a_record(name, tmp_path, _source_heads):
+    (plain,) = grid("cls", "digits", "digits-zoo", "l2_sp", "smoke", 1, members=["rotation"])
+    spec = dataclasses.replace(plain, method=name, options=tuple(sorted(METHODS[name].options.items())))
+    record = experiment.run(spec, ResultStore(tmp_path / "records"))
+    (term,) = REACHED[name].keys() - {"head"}
+    values = record.curves.loc[record.curves["term"] == term, "value"]
+    assert len(values) == 2 and (values > 0).all() and len(record.deviations) > 1
+    assert record.metrics["cost"]["inference_params_m"] == (sum(p.numel() for p in model().parameters()) + 650) / 1e6
+
+
+def test_source_probabilities_are_the_softmax_of_the_source_head_on_each_image(_source_heads):
+    settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
+    data, member = loaders.load(manifests.dataset("digits"), settings), HUB.manifest.member("rotation")
+    found = features.extract(member, data, settings, Machine(device(), "float32"), splits=("val",))
+    backbone, head = features.split(member)
+    (images,), _ = next(loaders.eval_batches(data, "val", settings, 1000))
+    with torch.no_grad():
+        expected = head(backbone.eval()(images)).softmax(1)
+    assert np.allclose(found.source_probabilities("val"), expected, atol=1e-5)
+    assert dataclasses.replace(found, head=None).source_probabilities("val") is None
+
+
+def test_fisher_information_is_the_mean_squared_gradient_of_single_images_scaled_to_mean_one(_source_heads):
+    settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
+    data = loaders.load(manifests.dataset("digits"), settings)
+    network, head = regularized.split(HUB.manifest.member("rotation"))
+    ctx = SimpleNamespace(spec=SimpleNamespace(seed=3, settings=settings), data=data)
+    found = regularized.fisher_information(ctx, network, head, 5)
+    generator = torch.Generator().manual_seed(3)
+    rows = data.rows["train"][torch.randperm(len(data.rows["train"]), generator=generator)[:5].numpy()]
+    network.eval()
+    squares = [torch.zeros_like(p) for p in network.parameters()]
+    for row in rows:
+        network.zero_grad()
+        image = loaders.augment.to_float(torch.from_numpy(np.array(data.train.pixels[row]))[None])
+        log_p = head(network(image)).log_softmax(1)[0]
+        log_p[torch.multinomial(log_p.detach().exp(), 1, generator=generator)].sum().backward()
+        for square, p in zip(squares, network.parameters(), strict=True):
+            square += p.grad.square()
+    mean = torch.cat([square.flatten() for square in squares]).mean()
+    for ours, square in zip(found, squares, strict=True):
+        assert torch.allclose(ours, (square / mean).clamp(max=1000), rtol=1e-3, atol=1e-5)
+    assert max(entry.max() for entry in found) > 1
 
 
 def test_ranking_a_hub_extracts_each_model_once_and_records_every_score(tmp_path, monkeypatch):

@@ -14,6 +14,12 @@ def full(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in at least single precision; autocast would lower even operands that are in it."""
+    with torch.autocast(a.device.type, enabled=False):
+        return full(a) @ full(b)
+
+
 def squared_distance(parameters: Iterable[Tensor], anchors: Iterable[Tensor] | None = None) -> Tensor:
     """1/2 |w - w0|^2 over all tensors, w0 = 0 without anchors (L2-SP, Li et al. 2018, eq. 3)."""
     if anchors is None:
@@ -59,7 +65,8 @@ def batch_spectral_shrinkage(features: Tensor, smallest: int = 1) -> Tensor:
     They are the smallest eigenvalues of the smaller Gram matrix.
     """
     features = full(features)
-    gram = features @ features.T if features.shape[0] <= features.shape[1] else features.T @ features
+    few = features.shape[0] <= features.shape[1]
+    gram = product(features, features.T) if few else product(features.T, features)
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues[:smallest].sum()
 

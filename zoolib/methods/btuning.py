@@ -34,9 +34,11 @@ class BTuning(Guided):
 
     def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> dict[str, Tensor]:
         """task; bayesian, the squared distance of the posterior predictions in the space of the labels."""
-        own = output.aux["features"].float() @ self.get_buffer("posterior")
+        own = regularizers.product(output.aux["features"], self.get_buffer("posterior"))
         theirs = [
-            self.ask(f"teacher{index}", output.aux["images"]).float() @ self.get_buffer(f"posterior{index}")
+            regularizers.product(
+                self.ask(f"teacher{index}", output.aux["images"]), self.get_buffer(f"posterior{index}")
+            )
             for index in range(len(self.weights))
         ]
         term = self.trade_off * regularizers.bayesian(own, theirs, self.weights)
@@ -81,7 +83,7 @@ def posteriors(ctx: Context, names: Sequence[str]) -> dict[str, LogME]:
 def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
     """The K members of highest LogME for a number K, or the members of a comma-separated list.
 
-    Raises ZoolibError for a number outside 1..m or an unknown name.
+    Raises ZoolibError for a number outside 1..m, an unknown name, or a name given twice.
     """
     order = sorted(ranked, key=lambda name: -ranked[name].score)
     if asked.strip().isdigit():
@@ -91,8 +93,8 @@ def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
             )
         return order[: int(asked)]
     names = [name.strip() for name in asked.split(",") if name.strip()]
-    if not names or any(name not in ranked for name in names):
-        raise ZoolibError(f"teachers is {asked!r}; use a number, or names among {', '.join(ranked)}")
+    if not names or any(name not in ranked for name in names) or len(set(names)) < len(names):
+        raise ZoolibError(f"teachers is {asked!r}; use a number, or names among {', '.join(ranked)}, each once")
     return names
 
 

@@ -58,7 +58,7 @@ def _combined(ctx: Context, names: Sequence[str]) -> Outcome:
                 outcome.metrics[split][f"top1_accuracy_{name}"] = 100 * right
     outcome.metrics["cost"] = _costs(ctx, names)
     note = "probabilities are averaged; the paper lets the members vote (recorded as top1_accuracy_votes)"
-    outcome.deviations = [note] if combine == "probabilities" else []
+    outcome.deviations = ctx.deviations(*([note] if combine == "probabilities" else []))
     return outcome
 
 
@@ -67,7 +67,7 @@ def best_single(ctx: Context) -> Outcome:
     best = ctx.ranking()[0]
     outcome = from_scores(dict(ctx.needed[best].logits), ctx.data, ctx.task)
     outcome.metrics["cost"] = _costs(ctx, [best])
-    outcome.deviations = ["the member is chosen on validation images; the paper does not say how"]
+    outcome.deviations = ctx.deviations("the member is chosen on validation images; the paper does not say how")
     return outcome
 
 
@@ -80,6 +80,7 @@ def oracle(ctx: Context) -> Outcome:
         scores[split] = members[chosen, np.arange(len(chosen))]
     outcome = from_scores(scores | labels, ctx.data, ctx.task)
     outcome.metrics["cost"] = _costs(ctx, ctx.hub.names)
+    outcome.deviations = ctx.deviations()
     return outcome
 
 

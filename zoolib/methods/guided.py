@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from zoolib.hub import HubModel
+from zoolib.layers.lateral import stages
 from zoolib.method import Method, Output
 from zoolib.spec import ZoolibError
 from zoolib.tasks import Task
@@ -52,6 +53,10 @@ class Guided(Method):
         """One group, with the method's own weight decay where it has one."""
         (group,) = super().param_groups(lr)
         return [group if self.weight_decay is None else group | {"weight_decay": self.weight_decay}]
+
+    def inference_parameters(self) -> int:
+        """Backbone and head alone: what else is trained serves the training."""
+        return sum(p.numel() for module in (self.backbone, self.head) for p in module.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Guided:
         super()._apply(fn, recurse)
@@ -96,16 +101,17 @@ class Maps:
 
 
 def last_convolutions(backbone: nn.Module, x: Tensor, count: int = 4) -> list[str]:
-    """Names of the last convolution at each of the last `count` resolutions, shortcuts aside.
+    """Names of the last convolution of each stage, shortcuts aside, at the last `count` resolutions (DELTA).
 
-    For a ResNet these are the last convolutions of its stages. Raises ZoolibError for a network without convolutions.
+    For a ResNet these end the last blocks of its layers 1 to 4. Of stages at one resolution the last one counts. Where
+    no stage has a convolution, it is the last one at each resolution. Raises ZoolibError for a network without any.
     """
-    sides: dict[int, str] = {}
+    seen: list[tuple[str, int]] = []  # convolutions in the order in which they run, and the sides of their maps
     handles: list[RemovableHandle] = []
 
     def watch(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: object, output: Tensor) -> None:
-            sides[output.shape[-1]] = name
+            seen.append((name, output.shape[-1]))
 
         return hook
 
@@ -116,9 +122,21 @@ def last_convolutions(backbone: nn.Module, x: Tensor, count: int = 4) -> list[st
         backbone(x)
     for handle in handles:
         handle.remove()
-    if not sides:
+    if not seen:
         raise ZoolibError(f"{type(backbone).__name__} has no convolution whose maps could be compared; use l2_sp")
-    return list(sides.values())[-count:]
+    # Not by resolution alone: a bottleneck's first convolution runs before its stride, at the side of the stage before.
+    last = {_stage_of(name, backbone): (name, side) for name, side in seen}
+    last.pop("", None)
+    return list({side: name for name, side in last.values() or seen}.values())[-count:]
+
+
+def _stage_of(name: str, backbone: nn.Module) -> str:
+    """The stage that a module of that name is in; empty where it is in none."""
+    inner, prefix = (backbone.backbone, "backbone.") if isinstance(backbone, HubModel) else (backbone, "")
+    try:
+        return next((stage for stage in stages(inner) if f"{name}.".startswith(f"{prefix}{stage}.")), "")
+    except ZoolibError:
+        return ""
 
 
 @contextmanager

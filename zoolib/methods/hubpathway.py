@@ -72,8 +72,11 @@ class HubPathway(Method):
     def alternatives(self, x: Tensor) -> dict[str, Tensor]:
         """Every member's own logits (B, C), `member:<name>`, and the aggregate for every k, `k:<k>`, all from one pass.
 
-        The weights do not change with k, so `k:<top_k>` is what forward predicts.
+        The weights do not change with k, so `k:<top_k>` is what forward predicts. None for random weights, which
+        another draw would replace.
         """
+        if isinstance(self.generator, RandomPathway):
+            return {}
         weights = self.generator(x)  # (B, m)
         logits = dispatch(list(self.members), x, torch.ones_like(weights, dtype=torch.bool))  # (B, m, C)
         named = {f"member:{name}": logits[:, i] for i, name in enumerate(self.recorded["weight"])}

@@ -183,9 +183,9 @@ class BiTuning(Guided):
         positive = torch.arange(classes, device=target.device).repeat_interleave(each) == target[:, None]
         positive = torch.cat([torch.ones_like(positive[:, :1]), positive], 1)  # (B, 1 + C K)
         rows = self.head.get_parameter("weight")[target]  # (B, D)
-        by_class = torch.cat([(rows * query).sum(1, keepdim=True), rows @ self.features.flatten(0, 1).T], 1)
+        by_class = _similarities(rows, query, self.features)
         projected = F.normalize(self.projector(output.aux["features"]).float(), dim=1)
-        by_key = torch.cat([(projected * slow).sum(1, keepdim=True), projected @ self.projections.flatten(0, 1).T], 1)
+        by_key = _similarities(projected, slow, self.projections)
         terms = super().loss(output, target, task, progress)
         terms["classifier"] = self.trade_off * regularizers.contrast(by_class / self.temperature, positive)
         terms["projection"] = self.trade_off * regularizers.contrast(by_key / self.temperature, positive)
@@ -209,6 +209,11 @@ class BiTuning(Guided):
             features[label, slot], projections[label, slot] = key[row], projected[row]
             self.position[label] = (slot + 1) % self.queue
         self.features, self.projections = features, projections
+
+
+def _similarities(own: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+    """Products of (B, D) with their own keys (B, D) and with all of the queue (C, K, D) -> (B, 1 + C K)."""
+    return torch.cat([(own * key).sum(1, keepdim=True), regularizers.product(own, queue.flatten(0, 1).T)], 1)
 
 
 # Recipes --------------------------------------------------------------------------------------------------------------

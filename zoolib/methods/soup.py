@@ -75,10 +75,10 @@ def model_soups(ctx: Context) -> Outcome:
             values = {f"top1_accuracy_{kind}{name}": scored[name].metrics[split]["top1_accuracy"] for name in SOUPS}
             outcome.metrics[split] |= values
     outcome.metrics["cost"], outcome.curves = cost, curves
-    outcome.deviations = [
+    outcome.deviations = ctx.deviations(
         f"the ingredients are {len(ingredients)} fine-tunings, at other learning rates, of the member that validates "
-        "best; the paper says neither what it mixed nor how many",
-    ]
+        "best; the paper says neither what it mixed nor how many"
+    )
     return outcome
 
 
@@ -87,12 +87,12 @@ def _ingredients(ctx: Context, pot: Pot) -> tuple[list[StateDict], dict[str, flo
 
     Their costs are summed; the curves are the first one's.
     """
-    start = _copy(pot)
+    start, origin = _copy(pot), f"{code_fingerprint()} {ctx.data.sha256}"  # neither other code's nor other data's
     states: list[StateDict] = []
     seconds, cost, curves = 0.0, {}, None
     for index in range(len(ctx.hub.names)):
         name, settings, seed = f"ingredient{index}", ctx.spec.settings, ctx.spec.seed + 1000 * (index // len(RATES))
-        state = load_weights(ctx.work, code_fingerprint(), name)
+        state = load_weights(ctx.work, origin, name)
         if state is None:
             pot.load_state_dict(start)
             seed_everything(seed)
@@ -100,7 +100,7 @@ def _ingredients(ctx: Context, pot: Pot) -> tuple[list[StateDict], dict[str, flo
             outcome = ctx.fit(pot, settings=settings, seed=seed, checkpoint=name)
             cost, curves = outcome.metrics["cost"], outcome.curves if index == 0 else curves
             state = _copy(pot) | {_SECONDS: torch.tensor(cost["seconds"], dtype=torch.float64)}
-            save_weights(ctx.work, state, code_fingerprint(), name)
+            save_weights(ctx.work, state, origin, name)
         seconds += state.pop(_SECONDS).item()
         states.append(state)
     cost = cost or cost_of(pot, ctx.spec.settings.image_size, ctx.machine)
