@@ -49,7 +49,7 @@ def _member(index: int) -> HubModel:
 
 def _train_step(method: Method, x: Tensor, target: Tensor) -> Step:
     task = Classification(CLASSES)
-    optimiser = torch.optim.SGD(method.param_groups(1e-3), momentum=0.9, fused=True)
+    optimiser = torch.optim.SGD(method.param_groups(1e-3), momentum=0.9)
 
     def step() -> None:
         method.train()

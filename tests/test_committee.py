@@ -29,7 +29,8 @@ def context(val, test, labels, **options):
         )
         for i, (v, t) in enumerate(zip(val, test, strict=True))
     }
-    spec = SimpleNamespace(option=lambda name: options[name])
+    settings = SimpleNamespace(val_fraction=0.2)
+    spec = SimpleNamespace(option=lambda name: options[name], task="cls", settings=settings)
     data = SimpleNamespace(rows={"test": np.arange(len(labels))}, subsets=lambda split: {})
     hub = SimpleNamespace(names=list(finished))
     return Context(spec, data, hub, Classification(3), None, None, None, finished)
@@ -92,6 +93,13 @@ def test_the_oracle_is_never_below_any_member():
         chosen = logits[committee.oracle_choice(logits, labels), np.arange(20)]
         right = logits.argmax(-1) == labels
         assert ((chosen.argmax(-1) == labels) == right.any(0)).all()
+
+
+@pytest.mark.parametrize("recipe", ["ensemble", "ensemble_top_k", "best_single", "oracle"])
+@pytest.mark.parametrize("combine", ["probabilities", "votes"])
+def test_every_committee_says_what_its_members_did_not_train_on(recipe, combine):
+    ctx = context(VAL, TEST, LABELS, top_k=2, combine=combine)
+    assert getattr(committee, recipe)(ctx).deviations[0].startswith("20% of each class's training images are held out")
 
 
 def test_throughput_adds_as_its_inverse_and_memory_is_the_largest():

@@ -67,6 +67,14 @@ def test_random_members_are_the_same_in_every_run_and_leave_the_generator_alone(
     assert torch.equal(first.backbone.conv1.weight, second.backbone.conv1.weight) and torch.equal(after, torch.rand(1))
 
 
+def test_building_a_member_seeds_no_gpu(monkeypatch):
+    seeded = []
+    for name in ("manual_seed", "manual_seed_all"):
+        monkeypatch.setattr(torch.cuda, name, seeded.append)
+    Hub("digits-zoo").model("rotation")
+    assert seeded == []
+
+
 def test_scratch_models_follow_the_run_s_seed():
     weights = []
     for seed in (0, 0, 1):

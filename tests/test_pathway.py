@@ -288,6 +288,12 @@ def test_random_paths_ignore_their_input_and_differ_between_images_and_draws():
     assert torch.allclose(many, torch.full((4,), 0.5).double(), atol=0.02)
 
 
+def test_random_paths_offer_no_alternatives_for_another_draw_would_contradict_the_scored_prediction():
+    method, _ = variant(RandomPathway(4))
+    assert method.alternatives(IMAGES) == {}
+    assert make()[0].eval().alternatives(IMAGES).keys() > {"k:2"}
+
+
 def test_task_level_weights_are_the_same_for_all_images_at_test_time_and_learn():
     method, task = variant(TaskPathway(4))
     method.train()

@@ -319,7 +319,15 @@ def test_acting_uses_fresh_noise_and_the_mean_return() -> None:
     torch.manual_seed(0)
     agent = Agent(Network(Plain(), DuelingHead(5, 51, 16, 5.0)), small(), torch.device("cpu"), compiled=False)
     observation = a_batch(5).observation[0]
-    assert len({agent.act(observation) for _ in range(30)}) > 1
+    chosen = set()
+    for _ in range(30):
+        action = agent.act(observation)
+        with torch.no_grad():  # under the noise that the action was chosen with
+            log_probabilities = agent.online(torch.from_numpy(observation[None]))[0][0]
+        values = [sum(math.exp(log_probabilities[a, i]) * float(SUPPORT[i]) for i in range(51)) for a in range(5)]
+        assert action == max(range(5), key=values.__getitem__)
+        chosen.add(action)
+    assert len(chosen) > 1
 
 
 def test_settings_that_cannot_run_are_refused_in_one_line() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from zoolib.rl import envs, loop
-from zoolib.rl.der import DuelingHead, Network
+from zoolib import runtime
+from zoolib.grid import grid
+from zoolib.rl import envs, loop, runs
+from zoolib.rl.der import Agent, DuelingHead, Network
 from zoolib.rl.encoders import Plain
 from zoolib.rl.envs import Atari
+from zoolib.rl.replay import Batch
 from zoolib.spec import ControlSettings, ZoolibError
 
 TINY = ControlSettings(
@@ -44,7 +48,7 @@ def test_a_step_holds_its_action_for_four_frames_and_shows_the_maximum_of_the_la
     assert first[3].any()
     plain = Atari(game, seed=0, max_noops=0)
     plain.reset()
-    seen, reward = first[3:], 0.0
+    seen = first[3:]
     for action in (1, 2, 3, 1, 0, 4):
         screens, expected = [], 0.0
         for _ in range(4):
@@ -54,6 +58,22 @@ def test_a_step_holds_its_action_for_four_frames_and_shows_the_maximum_of_the_la
         assert reward == expected
         seen = np.concatenate([seen, envs.resize(np.maximum(screens[2], screens[3]))[None]])
     assert np.array_equal(observation, seen[-4:])
+
+
+def test_the_reward_of_a_step_is_the_sum_over_its_four_frames() -> None:
+    env, plain = Atari("alien", seed=0, max_noops=0), Atari("alien", seed=0, max_noops=0)
+    env.reset()
+    plain.reset()
+    rewards, early, ended = [], 0.0, False
+    for action in np.random.default_rng(0).integers(env.num_actions, size=507).tolist():
+        if not ended:
+            frames = [plain._ale.act(plain._actions[action]) for _ in range(4)]
+            _, reward, _, ended = env.step(action)
+            assert reward == sum(frames)
+            rewards.append(reward)
+            early += sum(frames[:3])
+    assert early > 0, "the case must have rewards before the last frame"
+    assert env.score == sum(rewards)
 
 
 def test_a_lost_life_is_terminal_in_training_only_and_the_game_goes_on() -> None:
@@ -75,7 +95,7 @@ def test_a_lost_life_is_terminal_in_training_only_and_the_game_goes_on() -> None
         if ended:
             break
     assert lost >= 2
-    assert training.score == full.score
+    assert training.score == full.score > 0
 
 
 def test_a_game_is_cut_at_its_frame_limit_and_starts_with_random_noops() -> None:
@@ -131,14 +151,16 @@ class Killed(Exception):
     """Stands for a signal that cannot be caught."""
 
 
-def train(folder: Path | None, stop: int = 0) -> tuple[loop.History, Network]:
+def train(
+    folder: Path | None, stop: int = 0, settings: ControlSettings = TINY, every: int = 20, **origin: str
+) -> tuple[loop.History, Network]:
     def progress(step: int, steps: int, word: str) -> None:
         if step == stop:
             raise Killed
 
     net = network(18)
     torch.manual_seed(1)
-    history = loop.train(net, "jamesbond", TINY, 5, torch.device("cpu"), False, folder, 20, progress)
+    history = loop.train(net, "jamesbond", settings, 5, torch.device("cpu"), False, folder, every, progress, origin)
     return history, net
 
 
@@ -154,6 +176,48 @@ def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(tmp_path
     assert any(split == "eval" for _, split, _, _ in whole.curve)
     for name, tensor in oracle.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[name]), name
+
+
+def test_a_replay_smaller_than_the_steps_between_two_checkpoints_is_put_back(tmp_path: Path) -> None:
+    small = dataclasses.replace(TINY, capacity=30, n_step=5)
+    whole, oracle = train(None, settings=small)
+    with pytest.raises(Killed):
+        train(tmp_path, 85, small, 40)
+    resumed, net = train(tmp_path, settings=small, every=40)
+    assert resumed.start == 80
+    assert resumed.curve == whole.curve
+    assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in oracle.state_dict().items())
+
+
+def test_half_a_run_of_other_code_or_data_is_not_continued_but_one_that_names_neither_is(tmp_path: Path) -> None:
+    def start(**origin: str) -> int:
+        history, net = loop.History(), network(18)
+        training = loop.Training(net, "jamesbond", TINY, 5, Agent(net, TINY, torch.device("cpu"), False))
+        loop.Checkpoint(tmp_path, origin).load(training, history)
+        return history.start
+
+    with pytest.raises(Killed):
+        train(tmp_path, 25, code="a", data="b")
+    assert start(code="a", data="b") == 20
+    assert start(code="other", data="b") == start(code="a", data="other") == 0
+    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != "origin"}, tmp_path / "checkpoint.pt")
+    assert start(code="other", data="b") == 20
+
+
+def test_a_run_names_its_code_rom_and_sources_to_its_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*args: object, **kwargs: object) -> None:
+        seen.update(kwargs["origin"])  # type: ignore[call-overload]
+        raise Killed
+
+    seen: dict[str, object] = {}
+    (spec,) = grid("atari", "alien", "atari-policies", "scratch", "smoke", 1)
+    monkeypatch.setattr(runs, "train", stop)
+    with pytest.raises(Killed):
+        runs.run(spec, tmp_path)
+    assert seen == {"code": runtime.code_fingerprint(), "data": envs.data_sha256(spec)}
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -172,3 +236,79 @@ def test_evaluation_leaves_training_as_it_was() -> None:
     assert net.training
     assert one == loop.evaluate(net, support, "alien", TINY, [0, 1])
     assert len(one) == 2
+
+
+# The loop's rules, on a game whose rewards are written down -----------------------------------------------------------
+
+REWARDS = (3.0, -2.0, 0.5, 0.0)
+GAME = 25  # steps
+
+
+class Scripted:
+    """A game of 25 steps with the same rewards over and over."""
+
+    num_actions = 3
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.stack, self.steps, self.score = np.zeros((4, 84, 84), np.uint8), 0, 0.0
+
+    def reset(self) -> np.ndarray:
+        self.score = 0.0
+        return self.stack
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
+        reward = REWARDS[self.steps % len(REWARDS)]
+        self.steps, self.score = self.steps + 1, self.score + reward
+        return self.stack, reward, self.steps % GAME == 0, self.steps % GAME == 0
+
+
+class Watched:
+    """An agent that learns nothing and counts what it is told to do; its network notes in which mode it is asked."""
+
+    def __init__(self, network: torch.nn.Module, *args: object) -> None:
+        self.online, self.support = network, torch.linspace(-10, 10, 51)
+        self.learned: list[float] = []
+        self.copied: list[int] = []
+
+    def act(self, observation: np.ndarray) -> int:
+        return 1
+
+    def learn(self, batch: Batch, progress: float) -> np.ndarray:
+        self.learned.append(progress)
+        return np.ones(len(batch.reward))
+
+    def update_target(self) -> None:
+        self.copied.append(len(self.learned))
+
+
+class Asked(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        self.modes.append(self.training)
+        return torch.zeros(len(x), 3, 51).log_softmax(-1), {}
+
+
+def test_the_loop_clips_rewards_waits_to_learn_corrects_fully_at_the_end_and_evaluates_without_noise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = dataclasses.replace(TINY, steps=60, replay_start=40, target_every=7, eval_every=60)
+    network, stored, betas, agents = Asked(), [], [], []
+    append, sample = loop.Replay.append, loop.Replay.sample
+    monkeypatch.setattr(loop, "Atari", Scripted)
+    monkeypatch.setattr(loop, "Agent", lambda *args: agents.append(Watched(*args)) or agents[-1])
+    monkeypatch.setattr(loop.Replay, "append", lambda self, *row: stored.append(row[2]) or append(self, *row))
+    monkeypatch.setattr(loop.Replay, "sample", lambda self, size, beta: betas.append(beta) or sample(self, size, beta))
+    history = loop.train(network, "scripted", settings, 0, torch.device("cpu"))  # type: ignore[arg-type]
+    (agent,) = agents
+    assert stored == [max(-1.0, min(1.0, REWARDS[step % 4])) for step in range(60)]
+    assert len(agent.learned) == 21, "from step 40 to step 60"
+    first = settings.priority_beta
+    assert betas == pytest.approx([first + (1 - first) * index / 20 for index in range(21)])
+    assert agent.copied == [3, 10, 17], "at steps 42, 49 and 56"
+    assert network.modes and not any(network.modes) and network.training
+    raw = [sum(REWARDS[step % 4] for step in range(start, start + GAME)) for start in (0, 25)]
+    assert [row[3] for row in history.curve if row[1:3] == ("train", "score")] == raw
+    assert [row[3] for row in history.curve if row[1:3] == ("eval", "score")] == [raw[0]] * 2

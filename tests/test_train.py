@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import nn
 
-from zoolib import train
+from zoolib import runtime, train
 from zoolib.data import loaders
 from zoolib.data.manifests import dataset
 from zoolib.layers.pathway import PathwayGenerator
 from zoolib.method import Method, Output
 from zoolib.methods.hubpathway import HubPathway
+from zoolib.recipe import cost_of, output_frame
 from zoolib.spec import Settings, ZoolibError
-from zoolib.tasks import Classification
+from zoolib.tasks import Classification, average, votes
 
 SETTINGS = Settings(
     image_size=16, decode_size=16, batch_size=8, iterations=6, milestones=(4,), crop="shift", test_crops=1,
@@ -63,6 +64,10 @@ def pathway():
     return HubPathway(members, TASK, PathwayGenerator(3, width=2, size=16), top_k=2)
 
 
+def origin():
+    return {"code": runtime.code_fingerprint(), "data": data().sha256}
+
+
 class Killed(Exception):
     pass
 
@@ -103,9 +108,21 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
     file = tmp_path / "checkpoint.pt"
     method = Plain()
     optimiser = train._optimiser(method, SETTINGS)
-    train.save_checkpoint(file, method, optimiser, train.History(), 2)
+    train.save_checkpoint(file, method, optimiser, train.History(), 2, origin())
     with pytest.raises(ZoolibError, match=r"checkpoint\.pt: not a checkpoint of this run"):
         train.fit(pathway(), data(), TASK, SETTINGS, 0, CPU, file)
+
+
+@pytest.mark.parametrize("change", [{}, {"code": "other"}, {"data": "other"}, None])
+def test_half_a_run_of_other_code_or_data_is_not_continued(tmp_path, change):
+    file, method = tmp_path / "checkpoint.pt", Plain()
+    before = None if change is None else origin() | change
+    train.save_checkpoint(file, method, train._optimiser(method, SETTINGS), train.History(), 4, before)
+    if change is None:  # written before checkpoints had an origin
+        state = torch.load(file, weights_only=True)
+        torch.save({name: value for name, value in state.items() if name != "origin"}, file)
+    again = train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file)
+    assert again.start == (4 if change == {} else 0)
 
 
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
@@ -119,7 +136,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "checkpoint.pt"
     method = Plain()
     optimiser = train._optimiser(method, SETTINGS)
-    train.save_checkpoint(file, method, optimiser, train.History(), 2)
+    train.save_checkpoint(file, method, optimiser, train.History(), 2, {})
     before = file.read_bytes()
 
     def full(*args, **kwargs):
@@ -127,7 +144,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        train.save_checkpoint(file, method, optimiser, train.History(), 4)
+        train.save_checkpoint(file, method, optimiser, train.History(), 4, {})
     assert file.read_bytes() == before and list(tmp_path.glob("*.partial")) == []
 
 
@@ -170,15 +187,42 @@ def test_it_learns_a_toy_task():
     assert history.curve[-1][3] > 70  # chance is 10
 
 
-def test_evaluation_sums_the_logits_of_the_views(monkeypatch):
+def test_evaluation_averages_the_logits_of_the_views_so_that_their_scale_is_that_of_one(monkeypatch):
     method = Plain()
     views = [torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16)]
     labels = torch.tensor([1, 2, 3])
     monkeypatch.setattr(loaders, "eval_batches", lambda *a: iter([(views, labels)]))
     logits, targets, _ = train.evaluate(method, None, "test", SETTINGS, CPU)
     with torch.no_grad():
-        expected = method(views[0]).prediction + method(views[1]).prediction
+        expected = (method(views[0]).prediction + method(views[1]).prediction) / 2
     assert torch.allclose(logits, expected) and targets.tolist() == [1, 2, 3]
+    monkeypatch.setattr(loaders, "eval_batches", lambda *a: iter([([views[0]] * 10, labels)]))
+    ten = train.evaluate(method, None, "test", SETTINGS, CPU)[0]
+    monkeypatch.setattr(loaders, "eval_batches", lambda *a: iter([(views[:1], labels)]))
+    one = train.evaluate(method, None, "test", SETTINGS, CPU)[0]
+    with torch.no_grad():
+        assert torch.equal(one, method(views[0]).prediction)
+    assert np.allclose(average([ten.numpy()]), average([one.numpy()]), atol=1e-6)
+
+
+def test_the_kept_alternatives_of_several_views_are_those_of_the_mean_logits(monkeypatch):
+    class Two(Plain):
+        def alternatives(self, x):
+            return {"own": self(x).prediction}
+
+    method, settings = Two().eval(), dataclasses.replace(SETTINGS, test_crops=1)
+    few, batches = data(), loaders.eval_batches
+
+    def ten(*args):
+        return (([view] * 10, labels) for (view,), labels in batches(*args))
+
+    one = output_frame(method, few, settings, CPU)
+    monkeypatch.setattr(loaders, "eval_batches", ten)
+    assert np.allclose(
+        np.stack(output_frame(method, few, settings, CPU)["probability:own"]).astype(float),
+        np.stack(one["probability:own"]).astype(float),
+        atol=1e-3,
+    )
 
 
 def test_top_1_accuracy_by_hand():
@@ -195,18 +239,35 @@ def test_the_head_starts_small_and_the_aggregator_starts_as_a_sum():
 
 
 def test_the_cost_counts_parameters_and_multiply_adds_by_hand():
-    from zoolib.recipe import cost_of
-
     cost = cost_of(Plain(), 16, CPU)
     assert cost["params_m"] == pytest.approx((768 * 10 + 10) / 1e6)
     assert cost["gmacs"] == pytest.approx(768 * 10 / 1e9)
 
 
 def test_votes_and_averages_by_hand():
-    from zoolib.tasks import average, votes
-
     logits = np.log(np.array([[[0.6, 0.4]], [[0.6, 0.4]], [[0.01, 0.99]]]))
     assert votes(logits).argmax(1).tolist() == [0] and average(logits).argmax(1).tolist() == [1]
     assert average(logits)[0].tolist() == pytest.approx([1.21 / 3, 1.79 / 3])
     tied = np.log(np.array([[[0.9, 0.1]], [[0.2, 0.8]]]))
     assert votes(tied).argmax(1).tolist() == [0]  # one vote each: the higher mean probability decides
+
+
+class Late(Plain):
+    """A network of which one layer is used from the second training step on, as a model that no image is sent to."""
+
+    def __init__(self):
+        super().__init__()
+        self.second = nn.Linear(10, 10)
+        self.steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        logits = self.net(x)
+        return Output(self.second(logits) if self.steps > 1 else logits)
+
+
+def test_a_part_that_gets_its_first_gradient_late_is_trained_from_then_on():
+    method = Late()
+    before = method.second.weight.detach().clone()
+    train.fit(method, data(), TASK, SETTINGS, seed=0, machine=CPU)
+    assert method.steps == SETTINGS.iterations and not torch.equal(method.second.weight, before)

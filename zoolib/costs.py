@@ -229,7 +229,7 @@ def _steps(
     method: Method, x: Tensor, target: Tensor, ctx: Measurement
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """A training step and an evaluation of one batch."""
-    optimiser = torch.optim.SGD(method.param_groups(1e-6), momentum=ctx.spec.settings.momentum, fused=True)
+    optimiser = torch.optim.SGD(method.param_groups(1e-6), momentum=ctx.spec.settings.momentum)
 
     def train() -> None:
         method.train()

@@ -266,7 +266,8 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
     """
     with torch.random.fork_rng(devices=[], enabled=pretrained):
         if pretrained:
-            torch.manual_seed(zlib.crc32(member.name.encode()))
+            # Not torch.manual_seed, which would seed the GPUs as well, and nothing puts their generators back.
+            torch.default_generator.manual_seed(zlib.crc32(member.name.encode()))
         network = architecture(member.architecture)
     headless = member.architecture.startswith("zoolib:")  # packaged networks have no source head
     if pretrained and member.weights != "random":

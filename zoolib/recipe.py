@@ -98,11 +98,15 @@ class Context:
         outcome = score(method, self.data, self.task, settings, self.machine)
         outcome.metrics["cost"] = cost
         outcome.curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
-        of_what = "each class's training images" if self.spec.task == "cls" else "the training faces"
-        held = f"{settings.val_fraction:.0%} of {of_what} are held out to choose by"
-        outcome.deviations = [f"{held}; the papers train on all of them", *(deviations or [])]
+        outcome.deviations = self.deviations(*(deviations or []))
         file.unlink(missing_ok=True)
         return outcome
+
+    def deviations(self, *own: str) -> list[str]:
+        """What every run that trains, or uses runs that did, does otherwise than the papers, and a recipe's own."""
+        of_what = "each class's training images" if self.spec.task == "cls" else "the training faces"
+        held = f"{self.spec.settings.val_fraction:.0%} of {of_what} are held out to choose by"
+        return [f"{held}; the papers train on all of them", *own]
 
     def place(self, module: nn.Module) -> None:
         """Move a module to the run's device and memory layout."""
@@ -190,7 +194,8 @@ def output_frame(
     """The `top` classes, and their probabilities, of each of a method's alternatives on a few test images.
 
     Columns: index (row of the test file), label, and two lists for each alternative, `top:<name>` and
-    `probability:<name>`. None for a method without alternatives. As everywhere, logits are summed over the test views.
+    `probability:<name>`. None for a method without alternatives. As everywhere, logits are averaged over the test
+    views.
     """
     method.eval()
     few = dataclasses.replace(data, rows=data.rows | {"test": _few_rows(data, count)})
@@ -206,7 +211,7 @@ def output_frame(
         if not sums:
             return None
         for name, logits in sums.items():
-            parts.setdefault(name, []).append(logits)
+            parts.setdefault(name, []).append(logits / len(views))
     frame: dict[str, object] = {"index": few.rows["test"].astype(np.int32), "label": torch.cat(labels).numpy()}
     for name, logits in ((name, torch.cat(part)) for name, part in parts.items()):
         best = logits.softmax(-1).topk(min(top, logits.shape[-1]))  # (N, top)

@@ -52,7 +52,7 @@ class Settings:
     gamma: float = 0.1
     crop: str = "resized"  # "resized" | "shift" | "none"
     crop_scale: tuple[float, float] = (0.08, 1.0)  # area range of RandomResizedCrop
-    test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits summed
+    test_crops: int = 10  # 1 = centre, 10 = corners + centre and their flips, logits averaged
     train_per_class: int = 0  # training images kept per class; 0 = all
     train_fraction: float = 1.0  # share of those images that is trained on, class by class, the same for every method
     test_limit: int = 0  # test images scored (a fixed class-balanced subset); 0 = all

@@ -15,6 +15,7 @@ from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
 from zoolib.method import Method, Output
+from zoolib.runtime import code_fingerprint
 from zoolib.spec import Settings, ZoolibError
 from zoolib.tasks import Task
 
@@ -57,14 +58,15 @@ def fit(
 ) -> History:
     """Train a method by SGD or Adam with a stepped learning rate; resume from `checkpoint` where that file exists.
 
-    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not. Raises
-    ZoolibError when a loss term stops being finite, naming step and term, or when the checkpoint belongs to another
-    architecture.
+    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not; a checkpoint of
+    other code or data is left aside, and the run starts afresh. Raises ZoolibError when a loss term stops
+    being finite, naming step and term, or when the checkpoint belongs to another architecture.
     """
     optimiser = _optimiser(method, settings)
     history = History()
+    origin = {"code": code_fingerprint(), "data": data.sha256} if checkpoint else {}
     if checkpoint and checkpoint.is_file():
-        _resume(checkpoint, method, optimiser, history, machine)
+        _resume(checkpoint, method, optimiser, history, machine, origin)
     saved = time.monotonic()
     for iteration in range(history.start, settings.iterations):
         began = time.perf_counter()
@@ -77,7 +79,7 @@ def fit(
             numbers = task.metrics(logits, labels) | method.summary(aux)
             history.curve += [(done, "val", name, value) for name, value in numbers.items()]
         if checkpoint and done < settings.iterations and time.monotonic() - saved >= checkpoint_seconds:
-            save_checkpoint(checkpoint, method, optimiser, history, done)
+            save_checkpoint(checkpoint, method, optimiser, history, done, origin)
             saved = time.monotonic()
         if progress:
             progress(done, settings.iterations, f"loss {sum(terms.values()):.3f}")
@@ -88,8 +90,9 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
     if settings.optimiser == "adam":
         return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
+    # Not fused: that step fails where a model that no image was routed to at first has no momentum yet.
     return torch.optim.SGD(
-        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay, fused=True
+        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
     )
 
 
@@ -134,7 +137,10 @@ def _to(machine: Machine, settings: Settings, images: Tensor, labels: Tensor) ->
 def evaluate(
     method: Method, data: Dataset, split: str, settings: Settings, machine: Machine
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Predictions summed over the test views, targets, recorded aux averaged over the views: (N, ...), on the CPU."""
+    """Predictions and recorded aux averaged over the test views, and targets: (N, ...), on the CPU.
+
+    The mean of the logits keeps their scale, which a softmax of them depends on.
+    """
     method.eval()
     predictions, targets, kept = [], [], {name: [] for name in method.recorded}  # type: ignore[var-annotated]
     for views, labels in loaders.eval_batches(data, split, settings):
@@ -143,15 +149,25 @@ def evaluate(
             images, _ = _to(machine, settings, view, labels)
             with machine.autocast():
                 outputs.append(method(images))
-        predictions.append(torch.stack([out.prediction.float() for out in outputs]).sum(0).cpu())
+        predictions.append(torch.stack([out.prediction.float() for out in outputs]).mean(0).cpu())
         targets.append(labels)
         for name in kept:
             kept[name].append(torch.stack([out.aux[name].float() for out in outputs]).mean(0).cpu())
     return torch.cat(predictions), torch.cat(targets), {name: torch.cat(parts) for name, parts in kept.items()}
 
 
-def save_checkpoint(path: Path, method: Method, optimiser: torch.optim.Optimizer, history: History, done: int) -> None:
-    """Write model, optimiser, random state, curve and position; the file is the old one or the new one."""
+def save_checkpoint(
+    path: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    history: History,
+    done: int,
+    origin: dict[str, str],
+) -> None:
+    """Write model, optimiser, random state, curve and position; the file is the old one or the new one.
+
+    `origin` names the code and the data that they come from.
+    """
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     state: dict[str, Any] = {
         "model": method.state_dict(),
@@ -161,14 +177,24 @@ def save_checkpoint(path: Path, method: Method, optimiser: torch.optim.Optimizer
         "curve": history.curve,
         "seconds": history.seconds,
         "iteration": done,
+        "origin": origin,
     }
     with atomic(path) as file:
         torch.save(state, file)
 
 
-def _resume(path: Path, method: Method, optimiser: torch.optim.Optimizer, history: History, machine: Machine) -> None:
+def _resume(
+    path: Path,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    history: History,
+    machine: Machine,
+    origin: dict[str, str],
+) -> None:
     try:
         state = torch.load(path, map_location=machine.device, weights_only=True)
+        if state.get("origin") != origin:  # half a run of one code and half of another is a run of neither
+            return
         method.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
     except Exception as error:  # torch, pickle and zipfile each raise their own

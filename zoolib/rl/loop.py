@@ -108,10 +108,14 @@ def _arrays(state: dict[str, Any]) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """A run's state on disk: a log of frames that only grows, and a file that says how much of it counts."""
+    """A run's state on disk: a log of frames that only grows, and a file that says how much of it counts.
 
-    def __init__(self, folder: Path) -> None:
+    `origin` names the code and the data of the run.
+    """
+
+    def __init__(self, folder: Path, origin: dict[str, Any] | None = None) -> None:
         self.file, self.log = folder / "checkpoint.pt", folder / "frames.log"
+        self.origin = origin or {}
         self.logged = 0  # steps whose frames are in the log
 
     def save(self, training: Training, history: History, done: int) -> None:
@@ -119,23 +123,29 @@ class Checkpoint:
         replay = training.replay
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("r+b" if self.log.exists() else "w+b") as log:
-            log.seek(self.logged * replay.frames[0].nbytes)
-            for step in range(max(self.logged, replay.count - replay.capacity), replay.count):
+            first = max(self.logged, replay.count - replay.capacity)  # a frame's place in the log is its step's
+            log.seek(first * replay.frames[0].nbytes)
+            for step in range(first, replay.count):
                 log.write(replay.frames[step % replay.capacity].tobytes())
             log.truncate()
             log.flush()
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
         with atomic(self.file) as file:
-            torch.save({"training": training.state(), **kept}, file)
+            torch.save({"training": training.state(), "origin": self.origin, **kept}, file)
 
     def load(self, training: Training, history: History) -> None:
-        """Put a saved state back, if there is one. Raises ZoolibError for a checkpoint of another run."""
+        """Put a saved state back, if there is one of this code and data, or one that does not name them.
+
+        Raises ZoolibError for a checkpoint of another run.
+        """
         if not self.file.is_file():
             return
         replay = training.replay
         try:
             state = torch.load(self.file, map_location=training.agent.device, weights_only=True)
+            if state.get("origin", self.origin) != self.origin:
+                return
             training.restore(state["training"])
             with self.log.open("rb") as log:
                 oldest = max(0, replay.count - replay.capacity)
@@ -168,15 +178,17 @@ def train(
     folder: Path | None = None,
     checkpoint_every: int = 5_000,
     progress: Progress | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> History:
     """Train a network on a game, in place, and evaluate it every `eval_every` steps and at the end.
 
-    With a `folder` the run is checkpointed there, replay included, and resumed from there. Scores are raw; the learner
+    With a `folder` the run is checkpointed there, replay included, and resumed from there; a checkpoint of another
+    `origin` (code and data) is left aside, and the run starts afresh. Scores are raw; the learner
     sees rewards clipped to [-1, 1]. Raises ZoolibError without ale-py or its ROM, when the loss stops being finite, and
     for a checkpoint of another run.
     """
     training, history = Training(network, game, settings, seed, Agent(network, settings, device, compiled)), History()
-    checkpoint = Checkpoint(folder) if folder else None
+    checkpoint = Checkpoint(folder, origin) if folder else None
     if checkpoint:
         checkpoint.load(training, history)
     word = ""

@@ -22,7 +22,7 @@ from zoolib.files import atomic
 from zoolib.paths import packaged_weights
 from zoolib.rl.der import DuelingHead, Network
 from zoolib.rl.encoders import Convolutions
-from zoolib.rl.envs import Atari
+from zoolib.rl.envs import Atari, data_sha256
 from zoolib.rl.loop import Checkpoint, History, Progress, random_scores, train
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
 
@@ -91,7 +91,10 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutc
     device = runtime.device()
     network, deviations = build(spec, settings)
     compiled = use_compile(settings.compile, settings.steps)
-    history = train(network, spec.dataset, settings, spec.seed, device, compiled, work, progress=progress)
+    origin = {"code": runtime.code_fingerprint(), "data": data_sha256(spec)}
+    history = train(
+        network, spec.dataset, settings, spec.seed, device, compiled, work, progress=progress, origin=origin
+    )
     with atomic(work / "policy.safetensors") as file:
         file.write(save({k: v.cpu().contiguous() for k, v in network.state_dict().items()}))
     samples = episode(network, spec.dataset, settings, spec.seed)
