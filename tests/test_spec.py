@@ -7,13 +7,16 @@ import sys
 
 import pytest
 
+from zoolib import grid as grids
 from zoolib import notebooks, workflow
 from zoolib.data.manifests import hub
-from zoolib.grid import choose_methods, grid, needed
-from zoolib.methods import METHODS, SETS
+from zoolib.grid import check_option, choose_methods, grid, needed
+from zoolib.layers import surgery
+from zoolib.methods import METHODS, SETS, soup
 from zoolib.plans import CORE, costs, planned, sweep
 from zoolib.profiles import PROFILES, profile
 from zoolib.spec import RunSpec, Settings, ZoolibError
+from zoolib.tasks import Classification
 
 
 def test_a_spec_survives_its_dictionary_and_its_id_changes_with_every_field():
@@ -127,6 +130,58 @@ def test_an_unknown_option_is_refused_and_a_known_one_reaches_its_methods_only()
     assert [dict(s.options).get("top_k") for s in specs] == [None] * 5 + [1]
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "fix"),
+    [
+        ("ensemble", {"combine": "mean"}, "combine is 'mean'; use probabilities or votes"),
+        ("model_soups", {"soup": "tomato"}, "soup is 'tomato'; use greedy or uniform"),
+        ("zoo_tuning", {"alignment": "al"}, "alignment is 'al'; use authors or all or none"),
+        ("hub_pathway", {"top_k": 4}, "top_k is 4; use 1 to 3, the number of models in the hub"),
+        ("hub_pathway", {"top_k": 0}, "top_k is 0"),
+        ("hub_pathway", {"top_k": 1.5}, "top_k is 1.5"),
+        ("hub_pathway", {"top_k": True}, "top_k is True"),
+        ("hub_pathway", {"explore_weight": -0.1}, "explore_weight is -0.1; use a number from 0"),
+        ("hub_pathway", {"explore_weight": math.nan}, "explore_weight is nan"),
+        ("l2_sp", {"backbone_weight": math.inf}, "backbone_weight is inf"),
+        ("rank", {"neighbours": 0}, "neighbours is 0; use a whole number from 1"),
+        ("lite_zoo_tuning", {"gate_momentum": 0.0}, "gate_momentum is 0.0; use a number above 0 to 1"),
+        ("lite_zoo_tuning", {"gate_momentum": 1.1}, "gate_momentum is 1.1"),
+        ("distill", {"soft_weight": 1.1}, "soft_weight is 1.1; use a number from 0 to 1"),
+        ("distill", {"temperature": 0}, "temperature is 0; use a number above 0"),
+        ("distill", {"temperature": "4"}, "temperature is '4'"),
+        ("b_tuning", {"teachers": "4"}, "teachers is '4'; use 1 to 3, or names among rotation, jigsaw, corruption"),
+        ("b_tuning", {"teachers": "jigsaw, jigsaw"}, "teachers is 'jigsaw, jigsaw'"),
+        ("b_tuning", {"teachers": "jigsaw,resnet"}, "teachers is 'jigsaw,resnet'"),
+        ("b_tuning", {"teachers": ""}, "teachers is ''"),
+    ],
+)
+def test_a_value_that_no_method_can_use_is_refused_before_anything_is_computed(method, options, fix):
+    with pytest.raises(ZoolibError) as error:
+        grid("cls", "digits", "digits-zoo", method, "smoke", 1, **options)
+    assert fix in str(error.value) and "\n" not in str(error.value)
+
+
+def test_values_at_the_edge_pass_and_games_and_landmarks_have_their_own():
+    for method, options in (
+        ("hub_pathway", {"top_k": 3, "explore_weight": 0}),
+        ("distill", {"soft_weight": 1.0}),
+        ("lite_zoo_tuning", {"gate_momentum": 1}),
+        ("b_tuning", {"teachers": 3}),
+        ("b_tuning", {"teachers": "corruption, jigsaw"}),
+    ):
+        assert grid("cls", "digits", "digits-zoo", method, "smoke", 1, **options)
+    assert grid("atari", "alien", "atari-policies", "hub_pathway", "smoke", 1, top_k=2)
+    with pytest.raises(ZoolibError, match="top_k is 3; use 1 to 2"):
+        grid("atari", "alien", "atari-policies", "hub_pathway", "smoke", 1, top_k=3)
+    with pytest.raises(ZoolibError, match="combine is 'votes'; use heatmaps"):
+        grid("landmarks", "faces68", "imagenet-lite", "ensemble", "smoke", 1, combine="votes")
+
+
+def test_the_names_to_choose_from_are_those_that_the_methods_know():
+    assert grids._CHOICES["alignment"] == surgery.ALIGNMENTS and grids._CHOICES["soup"] == soup.SOUPS
+    assert grids._COMBINE["cls"] == tuple(Classification.COMBINE)
+
+
 def test_a_set_of_methods_is_chosen_by_its_name_in_the_order_of_the_table_and_without_what_does_not_fit():
     names = [card.name for card in choose_methods("table1", hub("imagenet-lite"))]
     assert names == ["finetune", "ensemble", "distill", "hub_pathway"]
@@ -197,3 +252,14 @@ def test_cost_plans_need_no_other_run_and_one_member_where_there_is_one_run_each
     assert [s.method for s in specs] == ["finetune", "ensemble_joint", "distill", "hub_pathway"]
     assert {s.task for s in specs} == {"cost"} and not any(needed(s) for s in specs)
     assert {s.settings.batch_size for s in costs("resnet50-random", "paper")} == {12}
+
+
+def test_a_hub_of_two_models_has_two_teachers():
+    (spec, *_) = grid("cls", "mixture", "mini-pair", "b_tuning", "lab", 1)
+    assert spec.option("teachers") == "2"
+
+
+def test_an_option_that_no_packaged_method_has_is_left_to_its_method():
+    check_option("my_layer", "conv1", "cls", ["a", "b"])
+    with pytest.raises(ZoolibError, match="explore_weight is 'a lot'; use a number from 0"):
+        check_option("explore_weight", "a lot", "cls", ["a", "b"])

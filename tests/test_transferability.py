@@ -373,6 +373,45 @@ def test_bad_input_is_one_line_that_names_the_fix(case: str):
     assert "\n" not in str(raised.value)
 
 
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "h_score": h_score,
+    "transrate": transrate,
+    "leep": leep,
+    "nce": lambda source, labels: nce(source[:, 0] if np.isnan(source).any() else source.argmax(1), labels),
+    "linear_probe": lambda features, labels: linear_probe(features, labels, GOOD, classes(12, 3)),
+    "linear_probe, new": lambda features, labels: linear_probe(GOOD, classes(12, 3), features, labels),
+}
+GOOD = np.random.default_rng(0).dirichlet(np.ones(4), size=12)  # rows that are features and probabilities alike
+
+
+def spoiled(value: float) -> np.ndarray:
+    features = GOOD.copy()
+    features[7, 0] = value
+    return features
+
+
+SPOILED: dict[str, tuple[np.ndarray, np.ndarray]] = {
+    "NaN": (spoiled(np.nan), classes(12, 3)),
+    "infinity": (spoiled(np.inf), classes(12, 3)),
+    "no sample": (GOOD[:0], classes(0, 3)),
+    "another length": (GOOD, classes(11, 3)),
+    "a class without samples": (GOOD, 2 * classes(12, 2)),
+    "labels from 1": (GOOD, classes(12, 3) + 1),
+}
+_SCORED = "linear_probe, new"  # labels that are only compared with: any whole numbers
+_UNREAD = {("nce", "infinity"), (_SCORED, "a class without samples"), (_SCORED, "labels from 1")}
+
+
+@pytest.mark.parametrize(
+    ("score", "case"), [(score, case) for score in SCORES for case in SPOILED if (score, case) not in _UNREAD]
+)
+def test_every_score_refuses_what_it_cannot_read_in_one_line(score: str, case: str):
+    assert math.isfinite(SCORES[score](GOOD, classes(12, 3)))
+    with pytest.raises(ZoolibError) as raised:
+        SCORES[score](*SPOILED[case])
+    assert "\n" not in str(raised.value)
+
+
 def test_scores_need_no_torch_and_take_whole_numbers_as_features():
     code = "import sys, zoolib.transferability; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)

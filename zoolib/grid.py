@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from zoolib import games
@@ -73,9 +74,57 @@ def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     return chosen
 
 
-def _options(card: MethodCard, task: str, profile: Profile, changed: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _options(
+    card: MethodCard, task: str, profile: Profile, changed: dict[str, Any], hub: HubManifest
+) -> tuple[tuple[str, Any], ...]:
     options = {**card.options, **card.task_options.get(task, {}), **profile.options.get(card.name, {})}
+    if str(options.get("teachers", "")).isdigit():  # a hub of fewer has them all
+        options["teachers"] = str(min(int(options["teachers"]), len(hub.members)))
     return tuple(sorted({**options, **{k: v for k, v in changed.items() if k in options}}.items()))
+
+
+# What an option may be, whichever method it belongs to: one of some names, a whole number from 1, or a number from 0.
+_CHOICES = {"alignment": ("authors", "all", "none"), "soup": ("greedy", "uniform")}
+_COMBINE = {"cls": ("probabilities", "votes"), "landmarks": ("heatmaps",)}
+_COUNTS = ("top_k", "neighbours", "probe_images", "fisher_images", "attention_images", "smallest", "queue",
+           "projection", "generator_width", "generator_size")  # fmt: skip
+_MOST = {"soft_weight": 1.0, "momentum": 1.0, "gate_momentum": 1.0}
+_ABOVE_ZERO = ("temperature", "gate_momentum")
+_NUMBERS = (*_ABOVE_ZERO, "soft_weight", "momentum", "dependency_weight", "explore_weight", "feature_weight",
+            "backbone_weight", "head_weight", "trade_off")  # fmt: skip
+
+
+def check_option(name: str, value: Any, task: str, members: Sequence[str]) -> None:
+    """Raises ZoolibError for a value that no method can use, naming the option, the value and what to use instead.
+
+    An option that no packaged method has is left to the method that has it.
+    """
+    if fix := _fix(name, value, task, members):
+        raise ZoolibError(f"{name} is {value!r}; use {fix}")
+
+
+def _fix(name: str, value: Any, task: str, members: Sequence[str]) -> str:
+    """What should stand in the place of an option's value; empty where it is fine."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    names = _COMBINE.get(task, _COMBINE["cls"]) if name == "combine" else _CHOICES.get(name)
+    if names:
+        return "" if value in names else " or ".join(names)
+    if name == "teachers":
+        asked = [part.strip() for part in str(value).split(",") if part.strip()]
+        if len(asked) == 1 and asked[0].isdigit():
+            fits = 1 <= int(asked[0]) <= len(members)
+        else:
+            fits = bool(asked) and set(asked) <= {*members} and len({*asked}) == len(asked)
+        return "" if fits else f"1 to {len(members)}, or names among {', '.join(members)}, each once"
+    if name in _COUNTS:
+        most = len(members) if name == "top_k" else math.inf
+        counts = f"1 to {most}, the number of models in the hub" if name == "top_k" else "a whole number from 1"
+        return "" if number and isinstance(value, int) and 1 <= value <= most else counts
+    if name not in _NUMBERS:
+        return ""
+    least, most = ("above 0" if name in _ABOVE_ZERO else "from 0"), _MOST.get(name, math.inf)
+    fits = number and (value > 0 if name in _ABOVE_ZERO else value >= 0) and value <= most
+    return "" if fits else f"a number {least}" + (f" to {most:g}" if math.isfinite(most) else "")
 
 
 def grid(
@@ -97,7 +146,10 @@ def grid(
     """
     if task == games.TASK:
         planned_seeds = games.PROFILES[profile(profile_name).name][0]
-        return games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
+        planned = games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
+        for name, value in (option for spec in planned for option in spec.options):
+            check_option(name, value, task, games.SOURCES)
+        return planned
     if task not in (*TASKS, "cost"):
         raise unknown("task", task, [*TASKS, "cost", games.TASK])
     data, models, chosen_profile = manifests.dataset(dataset), manifests.hub(hub), profile(profile_name)
@@ -121,7 +173,9 @@ def grid(
             if card.deterministic and seed != chosen_seeds[0]:
                 continue
             names = _members(card, models, chosen)
-            values = _options(card, task, chosen_profile, options)
+            values = _options(card, task, chosen_profile, options, models)
+            for name, value in values:
+                check_option(name, value, data.task, [member.name for member in models.members])
             lr = chosen_profile.resolve(data.name, task, hub, card.name).lr
             own = dataclasses.replace(settings, lr=lr)
             specs += [RunSpec(task, dataset, hub, card.name, m, seed, profile_name, own, values) for m in names]
