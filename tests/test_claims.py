@@ -32,6 +32,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
 
 
 @pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
+    """The same from one hub on three datasets: three cases."""
+    store = ResultStore(tmp_path_factory.mktemp("three"))
+    for dataset in ("digits", "textures", "shapes"):
+        synthetic.fill(store, dataset, "digits-zoo")
+    return store
+
+
+@pytest.fixture(scope="module")
 def records(store: ResultStore) -> Records:
     return Records(store, "mini")
 
@@ -103,10 +112,43 @@ def test_the_interval_is_students():
 
 def test_differences_pair_seeds_and_take_the_best_member_of_each_hub(records: Records):
     found = queries.difference(records, "top1_accuracy", HP, BEST)
-    assert found.values == [4.0] * 6  # 88 against 80 + 2 * 2, for two hubs and three seeds
-    assert queries.difference(records, "top1_accuracy", HP, BEST, homogeneous=True).values == [4.0] * 3
-    assert queries.difference(records, "top1_accuracy", HP, TUNED, lower=True).values == [-6.0] * 6
-    assert "digits from digits-zoo, seed 0" in found.cases
+    assert found.values == [4.0] * 2  # 88 against 80 + 2 * 2 on every seed, for two hubs
+    assert queries.difference(records, "top1_accuracy", HP, BEST, homogeneous=True).values == [4.0]
+    assert queries.difference(records, "top1_accuracy", HP, TUNED, lower=True).values == [-6.0] * 2
+    assert found.cases == ["digits from digits-zoo, seeds 0, 1, 2", "digits from imagenet-lite, seeds 0, 1, 2"]
+
+
+def test_the_seeds_of_a_dataset_and_hub_are_one_case_whose_effect_is_their_mean(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    gains = {"digits": [2.0, 3.0, 7.0], "textures": [1.0, 1.0, 4.0], "shapes": [6.0]}
+    for dataset, values in gains.items():
+        for spec in grid("cls", dataset, "digits-zoo", "ensemble,hub_pathway", "mini"):
+            if spec.seed < len(values):
+                gain = values[spec.seed] if spec.method == "hub_pathway" else 0.0
+                store.save(Result(spec, {"test": {"top1_accuracy": 50.0 + gain}}))
+    (found,) = [v for v in claims.verdicts(store, "mini") if v.claim.id == "hub-pathway-beats-ensemble"]
+    assert found.effects.values == [4.0, 6.0, 2.0]  # digits, shapes, textures
+    assert found.effects.cases[1] == "shapes from digits-zoo, seed 0"
+    half = 4.302652729911275 * 2 / 3**0.5  # t with two degrees of freedom; the standard deviation is 2
+    assert found.mean == 4.0 and (found.low, found.high) == pytest.approx((4 - half, 4 + half))
+    assert found.verdict == UNDECIDED and claims.table([found])["cases"].tolist() == ["3"]
+    for result in store.records(dataset=["textures", "shapes"]):
+        assert result.path is not None
+        result.path.unlink()
+    (found,) = [v for v in claims.verdicts(store, "mini") if v.claim.id == "hub-pathway-beats-ensemble"]
+    assert (found.verdict, found.effects.values) == (UNDECIDED, [4.0])  # three seeds of one dataset
+
+
+def test_pairs_of_datasets_share_them_and_so_a_hub_is_one_case(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    weights = {"digits": [[1.0, 0, 0], [0.8, 0.2, 0]], "textures": [[0, 1.0, 0]] * 2, "shapes": [[0, 1.0, 0]] * 2}
+    for dataset, of_seeds in weights.items():
+        for spec in grid("cls", dataset, "digits-zoo", "hub_pathway", "mini", 2):
+            frame = pd.DataFrame([of_seeds[spec.seed]], columns=["weight:a", "weight:b", "weight:c"])
+            store.save(Result(spec, {"test": {"top1_accuracy": 50.0}}, samples=frame))
+    found = queries.weights_between_datasets(Records(store, "mini"), HP)
+    # digits and another: (1 + 1 + 0.8 + 0.8) / 4 apart less (0.2 + 0) / 2 within; the other two: 0
+    assert found.values == pytest.approx([(0.8 + 0.8 + 0) / 3], rel=1e-3)  # kept as float16
 
 
 def test_options_that_differ_make_another_side(store: ResultStore, tmp_path: Path):
@@ -116,7 +158,7 @@ def test_options_that_differ_make_another_side(store: ResultStore, tmp_path: Pat
         made.metrics["test"]["top1_accuracy"] -= 3
         own.save(made)
     one = {"method": "hub_pathway", "options": {"top_k": 1}}
-    assert queries.difference(Records(own, "mini"), "top1_accuracy", one, HP).values == [-3.0, -3.0]
+    assert queries.difference(Records(own, "mini"), "top1_accuracy", one, HP).values == [-3.0]
 
 
 def test_what_lacks_records_says_which(records: Records):
@@ -131,9 +173,9 @@ def test_what_lacks_records_says_which(records: Records):
 
 
 def test_ratios_compare_costs_and_count_members(records: Records):
-    assert queries.ratio(records, "gmacs", HP, TUNED, homogeneous=True).values == pytest.approx([1.0] * 3)
+    assert queries.ratio(records, "gmacs", HP, TUNED, homogeneous=True).values == pytest.approx([1.0])
     found = queries.ratio(records, "params_m", HP, TUNED, times_members=True)
-    assert found.values == pytest.approx([1 / 3] * 6)
+    assert found.values == pytest.approx([1 / 3] * 2)
 
 
 def with_tables(tmp_path: Path, change: Callable[[Result], None]) -> Records:
@@ -159,7 +201,7 @@ def test_weight_quality_counts_only_samples_that_some_member_gets_right(tmp_path
 
     found = queries.weight_quality(with_tables(tmp_path, change), HP, TUNED)
     # images 0 to 2 have a right member; the heaviest one is right on 0 and 2; a random one on 1/3, 2/3 and 1/3
-    assert found.values == pytest.approx([100 * (2 / 3 - 4 / 9)] * 3)
+    assert found.values == pytest.approx([100 * (2 / 3 - 4 / 9)])
 
 
 def test_rank_agreement_is_kendalls_tau_of_gates_and_single_accuracy(tmp_path: Path):
@@ -169,7 +211,7 @@ def test_rank_agreement_is_kendalls_tau_of_gates_and_single_accuracy(tmp_path: P
 
     records = with_tables(tmp_path, change)
     found = queries.rank_agreement(records, {"method": "zoo_tuning"}, "strength", TUNED)
-    assert found.values == [-1.0] * 3  # single accuracy rises along the hub, the gates fall
+    assert found.values == [-1.0]  # single accuracy rises along the hub, the gates fall
 
 
 def test_curves_give_the_time_to_a_share_of_the_best_and_the_last_value(tmp_path: Path):
@@ -180,12 +222,12 @@ def test_curves_give_the_time_to_a_share_of_the_best_and_the_last_value(tmp_path
         result._tables["curves"] = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
 
     records = with_tables(tmp_path, change)
-    assert queries.time_to_share(records, "top1_accuracy", HP, {"method": "zoo_tuning"}).values == [2.0] * 3
-    assert queries.last_of_curve(records, "entropy", HP, {"method": "zoo_tuning"}).values == [0.75] * 3
+    assert queries.time_to_share(records, "top1_accuracy", HP, {"method": "zoo_tuning"}).values == [2.0]
+    assert queries.last_of_curve(records, "entropy", HP, {"method": "zoo_tuning"}).values == [0.75]
 
 
-def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_store(store: ResultStore, tmp_path: Path):
-    found = {v.claim.id: v for v in claims.verdicts(store, "mini")}
+def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_store(three: ResultStore, tmp_path: Path):
+    found = {v.claim.id: v for v in claims.verdicts(three, "mini")}
     assert found["hub-pathway-beats-every-single"].verdict == SUPPORTED
     assert found["hub-pathway-costs-two-models"].verdict == CONTRADICTED  # all cost the same here
     assert found["atari-zoo-tuning-beats-scratch"].verdict == NOT_RUN
@@ -195,11 +237,11 @@ def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_stor
     assert claims.counts(none) == {SUPPORTED: 0, CONTRADICTED: 0, UNDECIDED: 0, NOT_RUN: len(none)}
 
 
-def test_the_command_prints_verdicts_and_refuses_unknown_names(store: ResultStore, monkeypatch, capsys):
-    monkeypatch.setenv("ZOOLIB_RECORDS", str(store.write_root))
+def test_the_command_prints_verdicts_and_refuses_unknown_names(three: ResultStore, monkeypatch, capsys):
+    monkeypatch.setenv("ZOOLIB_RECORDS", str(three.write_root))
     assert main(["claims", "--only", "hub-pathway-beats-every-single"]) == 0
     out = capsys.readouterr().out
-    assert "supported" in out and "+4.000 digits from digits-zoo, seed 0" in out and "paper: 85.63 against 83.41" in out
+    assert "supported" in out and "digits-zoo, seeds 0, 1, 2" in out and "paper: 85.63 against 83.41" in out
     assert main(["claims", "--only", "hub-pathway-beats"]) == 1
     assert "unknown claim" in capsys.readouterr().err
     assert main(["claims", "--profile", "huge"]) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from zoolib import choosing, complexity, rankfigures, rankings
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.plans import planned, teacher_sets, tunings
+from zoolib.rankings import SCORES
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.transferability import logme
@@ -55,15 +57,44 @@ def test_the_highest_logme_comes_first_with_its_distance_from_the_floor(store: R
         rankings.table(pd.concat([store.frame(), store.frame().assign(hub="digits-zoo")]))
 
 
-def test_correlations_are_those_of_the_mean_accuracies_with_an_interval_from_the_bootstrap(store: ResultStore):
+def test_correlations_are_those_of_the_mean_accuracies_with_the_share_of_orders_that_do_as_well(store: ResultStore):
     pairs = rankings.pairs(store.frame())
     assert len(pairs) == 9 and pairs.groupby("member")["accuracy"].mean().tolist() == [81.0, 83.0, 85.0]
     found = rankings.correlations(pairs, draws=200).set_index("score")
     assert found.loc["h_score", "tau"] == pytest.approx(1) == -found.loc["linear_probe", "tau"]
-    assert -1 <= found.loc["logme", "low"] < found.loc["logme", "tau"] < 1
+    assert found["low"].isna().all()  # three models: no interval
+    # accuracies rise along the hub, and so does the H-score: one order in six does as well; all do as well as the probe
+    assert found.loc["h_score", "p"] == pytest.approx(1 / 6) and found.loc["linear_probe", "p"] == 1
+    # LogME orders them 3, 1, 2: only the right order has a higher tau, and 3, 1, 2 itself as high a one
+    assert found.loc["logme", "p"] == pytest.approx(2 / 6) and -1 < found.loc["logme", "tau"] < 1
     assert "nce" not in found.index and found["models"].eq(3).all() and found["seeds"].eq(3).all()
     text = rankings.correlations_text(rankings.correlations(pairs, draws=50))
-    assert text.loc["Stanford Cars · imagenet-lite · lab", "H-score"].startswith("1.00 [")
+    assert text.loc["Stanford Cars · imagenet-lite · lab", "H-score"] == "1.00 (p 0.17)"
+
+
+def made_up_pairs(scores: list[float], accuracies: list[float]) -> pd.DataFrame:
+    """Three seeds of as many models as there are scores, in the form of `rankings.pairs`."""
+    rows = [
+        {"dataset": "cars", "hub": "own", "profile": "lab", "member": f"m{i}", "seed": seed, "h_score": score}
+        | {"accuracy": accuracy + seed}
+        for i, (score, accuracy) in enumerate(zip(scores, accuracies, strict=True))
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows).reindex(columns=["dataset", "hub", "profile", "member", "seed", "accuracy", *SCORES])
+
+
+def test_an_interval_needs_five_models_and_some_width_and_p_counts_every_order_of_up_to_seven():
+    for count in (3, 4, 5):
+        steps = [10.0 * i for i in range(count)]
+        (row,) = rankings.correlations(made_up_pairs(steps, steps), draws=50).to_dict("records")
+        # of a right order every draw is right: the bootstrap would say [1, 1] whatever the number of models
+        assert row["tau"] == pytest.approx(1) and np.isnan(row["low"]) and np.isnan(row["high"])
+        assert row["p"] == pytest.approx(1 / math.factorial(count))
+        (row,) = rankings.correlations(made_up_pairs(steps, [10.0, 0.0, *steps[2:]]), draws=200).to_dict("records")
+        assert row["tau"] < 1 and (row["low"] < row["high"] if count == 5 else np.isnan(row["low"]))
+    eight = made_up_pairs([float(i) for i in range(8)], [10.0 * i for i in range(8)])
+    (row,) = rankings.correlations(eight, draws=99).to_dict("records")
+    assert row["p"] == 1 / 100  # of 99 random orders none is right, and the given one counts
 
 
 def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_model_at_random(store: ResultStore):
@@ -71,15 +102,33 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     for spec in grid("cls", "cars", "imagenet-lite", "hub_pathway", "lab", top_k=1):  # not as the paper sets it
         store.save(synthetic.result(spec))
     found = choosing.strategies(store.frame())
-    worth = found.set_index("strategy")["accuracy"]
+    worth = found.groupby("strategy")["accuracy"].mean()
     # members 81, 83 and 85 on average; LogME's first and the best on validation are the third
     assert worth["random"] == 83 and worth["logme"] == 85 and worth["ensemble"] == 86 and worth["hub_pathway"] == 89
     assert worth["validation"] == 85 and "zoo_tuning" not in worth
     text = choosing.strategies_text(found).set_index("what you do")
     row = text.loc["LogME's first, fine-tuned"]
     assert row["points above a model at random"] == "+2.0 (+2.0 to +2.0)" and row["cases"] == "1"
+    assert row["points above the best on validation images"] == "+0.0 (+0.0 to +0.0), 1 shared case"
+    assert text.loc["Zoo-Tuning"].tolist()[2:] == ["", "not run", "not run"] and len(text) == len(choosing.STRATEGIES)
     cases = choosing.cases_text(found)
     assert cases["case"].tolist() == ["cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
+
+
+def test_strategies_are_compared_on_the_cases_and_seeds_that_both_have(store: ResultStore):
+    synthetic.fill(store, "digits", "imagenet-lite", "finetune", "lab")
+    for dataset, seeds, value in (("cars", [0, 1, 2], 91.0), ("digits", [1, 4], 80.0)):
+        for spec in grid("cls", dataset, "imagenet-lite", "hub_pathway", "lab", seeds):
+            store.save(Result(spec, {"test": {"top1_accuracy": value}}))
+    found = choosing.strategies(store.frame())
+    pathway = found[found["strategy"] == "hub_pathway"]
+    assert pathway[["dataset", "seed"]].to_numpy().tolist() == [["cars", 0], ["cars", 1], ["cars", 2], ["digits", 1]]
+    # the best on validation images has 84, 85 and 86 by seed: +7, +6 and +5 on cars, -5 on seed 1 of digits
+    row = choosing.strategies_text(found).set_index("what you do").loc["Hub-Pathway"]
+    assert row["points above the best on validation images"] == "+0.5 (-5.0 to +6.0), 2 shared cases"
+    assert row["points above a model at random"] == "+2.5 (-3.0 to +8.0)"
+    shown = choosing.cases_text(found).set_index("case")
+    assert shown.loc["digits · imagenet-lite · lab", ["Hub-Pathway", "LogME"]].tolist() == ["80.0", "not run"]
 
 
 def test_a_hub_of_which_a_member_was_not_fine_tuned_is_no_case(store: ResultStore):
@@ -127,7 +176,7 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
 
 
 def test_the_value_of_teachers_is_read_back_from_the_options_in_words():
-    for value in ("3", "a,b,c"):
+    for value in ("3", "rotation,jigsaw,corruption"):
         spec = grid("cls", "digits", "digits-zoo", "b_tuning", "smoke", 1, teachers=value)[0]
         words = Result(spec, {}).options
         assert rankings.teachers_of(words) == value

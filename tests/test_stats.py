@@ -35,9 +35,13 @@ def test_the_paired_test_by_hand_and_only_over_common_seeds():
     assert stats.paired(b, a).p == found.p and math.isnan(stats.paired(a[:1], b).p)
 
 
-def test_equal_differences_are_certain_and_no_difference_is_none():
+def test_differences_without_a_spread_have_no_p_for_t_divides_by_it():
     a = pd.Series([1.0, 2.0, 3.0])
-    assert stats.paired(a, a).p == 1.0 and stats.paired(a + 1, a).p == 0.0
+    found = stats.paired(a + 1, a)
+    assert (found.n, found.difference) == (3, 1.0) and math.isnan(found.p) and math.isnan(stats.paired(a, a).p)
+    rounded = stats.paired(pd.Series([81.3, 82.3, 83.3]), pd.Series([80.2, 81.2, 82.2]))  # 1.1 but for rounding
+    assert math.isnan(rounded.p)
+    assert stats.best(pd.DataFrame({"a": a + 1, "b": a})) is None
 
 
 def test_pairing_finds_what_the_spread_between_seeds_hides():
@@ -55,9 +59,13 @@ def test_the_best_is_named_only_where_it_beats_every_other_significantly():
     assert stats.best(base[:1]) is None and stats.best(base[["a"]]) is None
 
 
-def test_a_method_that_was_not_run_with_every_seed_does_not_compete():
-    base = pd.DataFrame({"a": [80.0, 82.0, 81.0], "b": [70.0, 72.2, 70.9], "c": [99.0, np.nan, np.nan]})
+def test_a_method_with_fewer_seeds_competes_and_one_without_any_does_not():
+    base = pd.DataFrame({"a": [80.0, 82.0, 81.0, 81.0], "b": [70.0, 72.2, 70.9, 71.0]})
     assert stats.best(base) == "a"
+    assert stats.best(base.assign(c=[99.0, np.nan, np.nan, np.nan])) is None  # higher, on one seed
+    assert stats.best(base.assign(c=[60.0, 62.1, np.nan, np.nan])) is None  # lower, on two seeds: nothing is shown
+    assert stats.best(base.assign(c=[60.0, 62.1, 61.2, np.nan])) == "a"
+    assert stats.best(base.assign(c=np.nan)) == "a"
 
 
 def test_the_threshold_is_shared_among_rivals_as_holm_does():

@@ -88,7 +88,16 @@ def test_the_margin_is_that_of_the_best_member_and_the_spread_the_larger_of_the_
     )
     table = studies.target_table(studies.by_target(specs, store)).set_index("")
     assert table.loc["Fine-tuning, Supervised"].iloc[0] == "**70.0 ± 0.0**"
-    assert table.loc["From scratch"].iloc[0] == "52.0 ± 2.0"
+    assert table.loc["From scratch"].iloc[0] == "52.0 ± 2.0" and table.loc["From scratch", "Seeds"] == "3"
+
+
+def test_a_row_whose_targets_differ_in_seeds_says_from_how_many_to_how_many():
+    runs = [("tiles", "scratch", s) for s in range(3)] + [("digits", "scratch", 0), ("tiles", "ensemble", 0)]
+    rows = [{"dataset": d, "hub": "mini-zoo", "method": m, "member": "", "seed": s, "accuracy": 50.0 + s}
+            for d, m, s in runs]  # fmt: skip
+    table = studies.target_table(pd.DataFrame(rows)).set_index("")
+    assert table.loc["From scratch"].tolist() == ["51.0 ± 1.0", "50.0", "1 to 3"]
+    assert table.loc["Ensemble"].tolist() == ["50.0", "not run", "1"]
 
 
 def test_bold_is_only_what_is_significantly_best_over_the_seeds(tmp_path: Path):
@@ -110,6 +119,7 @@ def test_ancestry_compares_the_best_single_member_at_each_length(tmp_path: Path)
     table = studies.ancestry_table(studies.lengths(specs, store)).set_index("Method")
     assert table.loc["Best single member", "common, 30 steps"] == "30.5 ± 0.7"
     assert table.loc["Zoo-Tuning", "common, 300 steps"] == "15.0 ± 0.0"
+    assert table["Seeds"].tolist() == ["2", "2"]
     assert not any("independent" in column for column in table.columns)
 
 

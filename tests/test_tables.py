@@ -87,6 +87,21 @@ def test_random_members_do_not_stand_beside_the_pretrained_ones_of_the_paper(tmp
     assert text.loc["Fine-tuning, MoCo"].tolist() == ["not run", "", "", "85.38"]
 
 
+def test_a_namesake_in_another_hub_does_not_stand_beside_the_papers_model(tmp_path: Path):
+    store, published = ResultStore(tmp_path), reference.published("table3_landmarks")
+    specs = [s for s in synthetic.fill(store, "cars", "mini-zoo", "finetune") if s.member == "moco"]
+    comparison = tables.compare(store.frame(specs), reference.beside("cars", "mini-zoo"), specs=specs)
+    text = tables.text(comparison)
+    assert text.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", "recomputed here", "not in the paper"]
+    assert text.loc["Fine-tuning, MoCo (the paper's)"].tolist() == ["not run", "", "", "85.38"]
+    table = tables.beside_published(comparison, published, "here")
+    assert table.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", *["not in the paper"] * 3]
+    assert table.loc["Fine-tuning, MoCo (the paper's)"].tolist() == ["not run", "", "3.45", "4.75", "3.63"]
+    own = [s for s in synthetic.fill(store, "cars", "resnet50-zoo", "finetune") if s.member == "moco"]
+    text = tables.text(tables.compare(store.frame(own), reference.beside("cars", "resnet50-zoo"), specs=own))
+    assert text.loc["Fine-tuning, MoCo", "paper (%)"] == "85.38" and text.index.is_unique
+
+
 def test_a_mix_of_origins_is_counted(tmp_path: Path):
     committed, here = ResultStore(tmp_path / "committed"), ResultStore(tmp_path / "here", tmp_path / "committed")
     specs = synthetic.fill(committed, "digits", "imagenet-lite", ["scratch"])

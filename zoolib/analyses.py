@@ -9,7 +9,9 @@ import pandas as pd
 
 from zoolib.data import manifests
 from zoolib.grid import grid
+from zoolib.methods import METHODS
 from zoolib.plans import sweep
+from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 
@@ -105,13 +107,15 @@ def qualities(store: ResultStore, specs: Sequence[RunSpec]) -> pd.DataFrame:
 def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], profile: str) -> pd.DataFrame:
     """Accuracy of Hub-Pathway over one option: dataset, seed, value, accuracy. lambda = 0 is hub_pathway_no_explore.
 
-    `option` is "top_k" (figure 3c) or "explore_weight" (supplement, figure 1a).
+    `option` is "top_k" (figure 3c) or "explore_weight" (supplement, figure 1a). A dataset's points are all of the same
+    seeds, those that every value with a record has.
     """
     if option not in ("top_k", "explore_weight"):
         raise ZoolibError(f"option is {option!r}; use 'top_k' or 'explore_weight'")
     plans = [plan for name in datasets for plan in sweep(name, hub)]
     specs = {s: None for p in plans for s in grid("cls", p.dataset, p.hub, p.methods, profile, 0, **dict(p.options))}
-    default = {"top_k": 2, "explore_weight": 0.3}
+    own = {**METHODS["hub_pathway"].options, **PROFILES[profile].options.get("hub_pathway", {})}
+    default = {name: own[name] for name in ("top_k", "explore_weight")}
     rows = []
     for result in store.records(specs):
         options = {"explore_weight": 0.0, **dict(result.spec.options)}
@@ -121,4 +125,6 @@ def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], pr
             row = (result.spec.dataset, result.spec.seed, float(options[option]), accuracy)
             rows.append(row)
     frame = pd.DataFrame(rows, columns=["dataset", "seed", "value", "accuracy"])
+    values = frame.groupby("dataset")["value"].transform("nunique")
+    frame = frame[frame.groupby(["dataset", "seed"])["value"].transform("nunique") == values]
     return frame.sort_values(["dataset", "value", "seed"], ignore_index=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from zoolib.data import manifests
@@ -24,38 +25,47 @@ STRATEGIES = {
     "hub_pathway": ("Hub-Pathway", "m together", "k and a generator"),
     "ensemble": ("ensemble of all fine-tuned", "m", "m"),
 }
+REFERENCE = "validation"  # what every strategy is set beside: it needs no method, only time
 
 
 def strategies(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean test accuracy over seeds of each of `STRATEGIES`, wherever records hold it.
+    """Test accuracy of each of `STRATEGIES` wherever records hold it, one row a seed that all fine-tuned members have.
 
-    Columns: dataset, hub, profile, strategy, accuracy. `random` is the mean over fine-tuned members; only a dataset and
-    hub with every member is a case at all. A method that takes one member counts where it took LogME's first. Methods
-    with options count as the profile sets them.
+    Columns: dataset, hub, profile, strategy, seed, accuracy. `random` is the mean over fine-tuned members; only a
+    dataset and hub with a seed of every member is a case at all. A method that takes one member counts where it took
+    LogME's first. Methods with options count as the profile sets them.
     """
     rows = []
     for key, group in frame.groupby(KEY, sort=False):
-        accuracy = group[group["metric"] == "top1_accuracy"]
-        tuned = accuracy[accuracy["method"] == "finetune"].pivot_table(
-            index=["member", "seed"], columns="split", values="value"
-        )
-        scores = group[(group["method"] == "rank") & (group["metric"] == "logme")].set_index("member")["value"]
-        names = {member.name for member in manifests.hub(str(key[1])).members}
-        if set(tuned.index.get_level_values("member")) != names:
-            continue
-        means = tuned["test"].groupby("member").mean()
-        kept = tuned.loc[tuned["val"].groupby("seed").idxmax(), "test"]
-        found = {"random": means.mean(), "validation": kept.mean()}
-        first = str(scores.idxmax()) if len(scores) == len(names) else ""
-        if first:
-            found["logme"] = means[first]
-        test = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]
-        for name in STRATEGIES.keys() - {"random", "logme", "validation"}:
-            here = test[(test["method"] == name) & (test["options"] == _usual(name, str(key[2])))]
-            if len(here):
-                found[name] = here["value"].mean()
-        rows += [dict(zip(KEY, key, strict=True)) | {"strategy": n, "accuracy": v} for n, v in found.items()]
-    return pd.DataFrame(rows, columns=[*KEY, "strategy", "accuracy"])
+        for name, accuracy in _of_case(group, str(key[1]), str(key[2])).items():
+            found = dict(zip(KEY, key, strict=True)) | {"strategy": name}
+            rows += [found | {"seed": seed, "accuracy": value} for seed, value in accuracy.items()]
+    return pd.DataFrame(rows, columns=[*KEY, "strategy", "seed", "accuracy"])
+
+
+def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.Series[float]]:
+    """Strategy -> test accuracy by seed in one case; empty without a seed of every fine-tuned member."""
+    names = {member.name for member in manifests.hub(hub).members}
+    accuracy = group[group["metric"] == "top1_accuracy"]
+    tuned = accuracy[accuracy["method"] == "finetune"]
+    test, val = (tuned[tuned["split"] == s].pivot_table(index="seed", columns="member", values="value").dropna()
+                 for s in ("test", "val"))  # fmt: skip
+    seeds = test.index.intersection(val.index)
+    if not names <= set(test) & set(val) or not len(seeds):
+        return {}
+    test, kept = test.loc[seeds], val.loc[seeds, list(test)].to_numpy().argmax(1)
+    found = {"random": test.mean(axis=1)}
+    found["validation"] = pd.Series(test.to_numpy()[np.arange(len(seeds)), kept], index=seeds)
+    scores = group[(group["method"] == "rank") & (group["metric"] == "logme")].set_index("member")["value"]
+    first = str(scores.idxmax()) if len(scores) == len(names) else ""
+    if first:
+        found["logme"] = test[first]
+    others = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]
+    for name in STRATEGIES.keys() - {"random", "logme", "validation"}:
+        here = others[(others["method"] == name) & (others["options"] == _usual(name, profile_name))]
+        by_seed = here.groupby("seed")["value"].mean()
+        found[name] = by_seed[by_seed.index.isin(seeds)]
+    return {name: values for name, values in found.items() if len(values)}
 
 
 def _usual(name: str, profile_name: str) -> str:
@@ -65,22 +75,35 @@ def _usual(name: str, profile_name: str) -> str:
 
 
 def strategies_text(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a strategy: what it trains and runs, over how many cases, and its points over a model at random."""
-    wide = found.pivot_table(index=KEY, columns="strategy", values="accuracy")
+    """One row a strategy: what it trains and runs, its points over a model at random and over `REFERENCE`.
+
+    Both are paired: of each case, the mean difference over the seeds that the strategy has; then the mean over cases
+    and, in brackets, the smallest and the largest. Every case has both of these, so a strategy's cases are all shared.
+    """
+    wide = found.pivot_table(index=[*KEY, "seed"], columns="strategy", values="accuracy")
     rows = []
     for name, (heading, trained, tested) in STRATEGIES.items():
-        if name in wide:
-            gain = (wide[name] - wide["random"]).dropna()
-            gains = f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})" if name != "random" else "0"
-            rows.append({"what you do": heading, "trains": trained, "runs at test time": tested} |
-                        {"cases": str(len(gain)), "points above a model at random": gains})  # fmt: skip
+        cases = len(wide[wide[name].notna()].groupby(level=KEY)) if name in wide else 0
+        row = {"what you do": heading, "trains": trained, "runs at test time": tested, "cases": str(cases or "")}
+        over = {"a model at random": NOT_RUN, "the best on validation images": NOT_RUN}
+        if cases:
+            shared = f", {cases} shared case{'s' if cases > 1 else ''}" if name != REFERENCE else ""
+            over["a model at random"] = _paired(wide, name, "random")
+            over["the best on validation images"] = _paired(wide, name, REFERENCE) + shared
+        rows.append(row | {f"points above {what}": text for what, text in over.items()})
     return pd.DataFrame(rows)
 
 
+def _paired(wide: pd.DataFrame, name: str, other: str) -> str:
+    """`+2.0 (-1.0 to +4.0)`: the difference of two strategies on the cases and seeds that both have."""
+    gain = (wide[name] - wide[other]).dropna().groupby(level=KEY).mean()
+    return "0" if name == other else f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})"
+
+
 def cases_text(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a dataset, hub and profile, one column a strategy: test accuracy in percent."""
+    """One row a dataset, hub and profile, one column a strategy: test accuracy in percent, the mean over its seeds."""
     wide = found.pivot_table(index=KEY, columns="strategy", values="accuracy", sort=False)
-    wide = wide.reindex(columns=[name for name in STRATEGIES if name in wide])
+    wide = wide.reindex(columns=list(STRATEGIES))
     text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}").reset_index()
     text.insert(0, "case", [f"{d} · {h} · {p}" for d, h, p in text[KEY].to_numpy()])
     return text.drop(columns=KEY).rename(columns=_SHORT)

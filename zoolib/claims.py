@@ -1,9 +1,10 @@
 """The papers' checkable claims, each tested against the records: supported, not supported, inconclusive or not run.
 
 reference/claims.yaml names for each claim its source, the published numbers, the query on the records and the range
-that the effect has to lie in. The verdict is about the 95 % interval of the mean effect over all cases (datasets, hubs,
-seeds): inside the range, the claim is supported; outside, it is not; astride a limit, or from fewer than three cases,
-the records decide nothing. No torch.
+that the effect has to lie in. A case is a dataset and a hub, and its effect is the mean over its seeds. The verdict is
+about the 95 % interval of the mean effect over all cases: inside the range, the claim is supported; outside, it is not;
+astride a limit, or from fewer than three cases, the records decide nothing. The interval takes cases as independent;
+those that share a hub or a dataset are so only in part. No torch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from zoolib.spec import ZoolibError, unknown
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
-MINIMUM = 3  # cases
+MINIMUM = 3  # cases, whatever the number of seeds
 
 
 class Published(BaseModel):

@@ -35,7 +35,7 @@ def standalone(widget: Any, name: str = "zw-landing") -> str:
 def _chosen(store: ResultStore) -> list[Result]:
     """The records that the landing page is about: Hub-Pathway's with outputs, then all of its case.
 
-    Of the first profile that has any on an embedded dataset, and there of the case in which the best model gains most
+    Of the first profile that has any on an embedded dataset, and there of the case in which the best member gains most
     over training from scratch: where nothing is transferred, no way of transferring can be compared.
     """
     for profile in _PROFILES:
@@ -51,7 +51,7 @@ def _chosen(store: ResultStore) -> list[Result]:
 
 
 def _gain(records: Sequence[Result]) -> float:
-    """Points that the best fine-tuned model has over one from scratch; 0 where either has no record."""
+    """Points on the test images that the best fine-tuned member has over one from scratch; 0 without both records."""
     means = {method: _means(records, method) for method in ("scratch", "finetune")}
     return max(means["finetune"].values()) - means["scratch"][""] if all(means.values()) else 0.0
 
@@ -76,6 +76,7 @@ def fragment(store: ResultStore, most: int = 40) -> str:
     titles = {member.name: member.title for member in manifests.hub(spec.hub).members}
     found = claims.verdicts(store, spec.profile)
     where = f"{manifests.dataset(spec.dataset).title} from {manifests.hub(spec.hub).title}, profile {spec.profile}"
+    where += ", the case where transfer gains most"
     parts = [
         f'<p class="zl-result">{html.escape(where)}: {_scores(records, spec.options)}.',
         f"Claims of the papers here: {claims.headline(found)}.</p>",
@@ -85,11 +86,11 @@ def fragment(store: ResultStore, most: int = 40) -> str:
 
 
 def _scores(records: Sequence[Result], options: Any) -> str:
-    """`From scratch 66.4 %, best single model 88.4 %, …`, the mean over seeds of each."""
+    """`From scratch 66.4 %, best member on the test images 88.4 %, …`, the mean over seeds of each."""
     same = [r for r in records if r.spec.method != "hub_pathway" or r.spec.options == options]
     scores = []
     for method in _METHODS:
         if means := _means(same, method):
-            name = "best single model" if method == "finetune" else tables.title(method)
+            name = "best member on the test images" if method == "finetune" else tables.title(method)
             scores.append(f"{html.escape(name)} <b>{max(means.values()):.1f} %</b>")
     return ", ".join(scores)

@@ -60,8 +60,8 @@ def ranked(wide: pd.DataFrame) -> pd.DataFrame:
 def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> pd.DataFrame:
     """Our means beside the published numbers, one pair of columns a dataset, then the averages; cells are text.
 
-    Bold is significantly best of its column (paired over seeds). Averages are of methods that have every dataset which
-    has any record; `attrs.get("average")` says over what.
+    Bold is significantly best of its column (paired over seeds). Averages are over all datasets with any record, of the
+    seeds that a method has on every one of them; `attrs.get("average")` says over what.
     """
     wide = values(store, specs)
     hub = next(spec.hub for planned in specs.values() for spec in planned)
@@ -78,20 +78,22 @@ def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> 
     if len(done) > 1:
         means = averages(wide)
         champion = stats.best(ranked(means))
-        result["average, here"] = [_cell(means, n, n == champion) if n in means else "—" for n in rows]
+        result["average, here"] = [_average(means, n, n == champion) if n in means else "—" for n in rows]
         result.attrs["average"] = (
-            f"The average here is over {', '.join(done)}, seed by seed ({len(means)} that all of them have); "
-            "the paper's is over its own datasets and stands in its table below."
+            f"The average here is over {', '.join(done)}, of the seeds (in brackets) that a method has on every one of "
+            "them; the paper's is over its own datasets and stands in its table below."
         )
     return result
 
 
 def averages(wide: pd.DataFrame) -> pd.DataFrame:
-    """The mean over datasets, one row a seed that every dataset has, for the methods that have every dataset."""
-    complete = wide.loc[:, wide.notna().groupby(level="dataset").any().all()]
-    count = wide.index.get_level_values("dataset").nunique()
-    means, sizes = complete.groupby(level="seed").mean(), complete.groupby(level="seed").size()
-    return means[sizes == count]
+    """The mean over datasets, one row a seed: nan where a method lacks that seed on any dataset.
+
+    Methods without one complete seed and seeds without one complete method are left out.
+    """
+    by_seed, count = wide.groupby(level="seed"), wide.index.get_level_values("dataset").nunique()
+    means = by_seed.mean().where(by_seed.count() == count)
+    return means.dropna(how="all").dropna(axis=1, how="all")
 
 
 def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, str]:
@@ -104,7 +106,7 @@ def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, st
     }
     for name in dict.fromkeys(reference.published(table)["method"]):
         if name not in rows.values():
-            rows.setdefault(tables.title(*(("finetune", name) if name in reference.SINGLES else (name,))), name)
+            rows[tables.papers_title(name, rows)] = name
     return rows
 
 
@@ -112,8 +114,14 @@ def _cell(wide: pd.DataFrame, name: str, bold: bool) -> str:
     found = stats.summarise(wide.get(name, []))
     if not found.n:
         return tables.NOT_RUN
-    text = f"{found.mean:.1f}" + (f" ± {found.std:.1f}" if found.n > 1 else " (1 seed)")
+    text = tables.plus_minus(found.mean, found.std) + (" (1 seed)" if found.n == 1 else "")
     return f"**{text}**" if bold else text
+
+
+def _average(means: pd.DataFrame, name: str, bold: bool) -> str:
+    """The cell of an average, with the number of seeds that it is made of."""
+    count = int(means[name].notna().sum())
+    return _cell(means, name, bold) + (f" ({count} seeds)" if count > 1 else "")
 
 
 def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
@@ -123,7 +131,7 @@ def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
 
 
 def _number(row: Any) -> str:
-    return f"{row['value']:.2f}" + (f" ± {row['std']:.2f}" if pd.notna(row["std"]) else "")
+    return tables.plus_minus(row["value"], row["std"], 2)
 
 
 def intervals(wide: pd.DataFrame, focus: str) -> pd.DataFrame:

@@ -1,5 +1,6 @@
-"""What the claims ask of the records: each query returns effects, one a case (a dataset, a hub and a seed). No torch.
+"""What the claims ask of the records: each query returns effects, one a case (a dataset and a hub). No torch.
 
+Seeds of one dataset and hub share their images and models, so they are one case, whose effect is their mean.
 A side of a comparison is `{method, member, options}`: `member` is "best" (highest mean test value of the metric, chosen
 against the claim), "mean" (over members) or "" for methods of the whole hub; `options` are those that differ from the
 profile's own. Hubs with random weights are left out unless a query says `random_hubs`.
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoolib import games, routes
+from zoolib import analyses, games, routes
 from zoolib.data import manifests
 from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
@@ -23,7 +24,7 @@ from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
 
 Side = Mapping[str, Any]
-Case = tuple[str, str, int]  # dataset, hub, seed
+Run = tuple[str, str, int]  # dataset, hub, seed
 HUB_FILTERS = ("homogeneous", "random_hubs")
 
 
@@ -67,7 +68,7 @@ def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> boo
     return dict(spec.options) == {**defaults, **changed}
 
 
-def _case(spec: RunSpec) -> Case:
+def _run(spec: RunSpec) -> Run:
     return spec.dataset, spec.hub, spec.seed
 
 
@@ -78,10 +79,10 @@ def _value(result: Result, metric: str) -> float | None:
     return None
 
 
-def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -> dict[Case, float]:
-    """The value of a side in each case; members are reduced as the side says."""
+def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -> dict[Run, float]:
+    """The value of a side for each dataset, hub and seed; members are reduced as the side says."""
     values = [(r.spec, _value(r, metric)) for r in records.of(side, **hubs)]
-    rows = [(*_case(spec), spec.member, value) for spec, value in values if value is not None]
+    rows = [(*_run(spec), spec.member, value) for spec, value in values if value is not None]
     frame = pd.DataFrame(rows, columns=["dataset", "hub", "seed", "member", "value"])
     if side.get("member") == "best" and len(frame):
         members = frame.groupby(["dataset", "hub", "member"])["value"].mean().reset_index()
@@ -92,18 +93,25 @@ def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -
 
 
 def _pairs(
-    left: Mapping[Case, float], right: Mapping[Case, float], of: Callable[[float, float], float], names: Sequence[str]
+    left: Mapping[Run, float], right: Mapping[Run, float], of: Callable[[float, float], float], names: Sequence[str]
 ) -> Effects:
     if missing := [name for name, side in zip(names, (left, right), strict=True) if not side]:
         return Effects(lacks=f"no record of {' or '.join(dict.fromkeys(missing))}")
-    both = [case for case in left if case in right]
-    if not both:
-        return Effects(lacks=f"no dataset, hub and seed with records of both {names[0]} and {names[1]}")
-    return Effects([of(left[case], right[case]) for case in both], [_words(case) for case in both])
+    found = {run: of(left[run], right[run]) for run in left if run in right}
+    return _effects(found, f"no dataset, hub and seed with records of both {names[0]} and {names[1]}")
 
 
-def _words(case: Case) -> str:
-    return f"{case[0]} from {case[1]}, seed {case[2]}"
+def _effects(found: Mapping[Run, float], lacks: str) -> Effects:
+    """The effects of runs, averaged over the seeds of a dataset and hub; `lacks` where there are none."""
+    cases: dict[tuple[str, str], dict[int, float]] = {}
+    for (dataset, hub, seed), value in found.items():
+        if np.isfinite(value):
+            cases.setdefault((dataset, hub), {})[seed] = value
+    words = [
+        f"{dataset} from {hub}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+        for (dataset, hub), seeds in cases.items()
+    ]
+    return Effects([float(np.mean(list(seeds.values()))) for seeds in cases.values()], words, "" if words else lacks)
 
 
 def _name(side: Side) -> str:
@@ -115,7 +123,7 @@ def _name(side: Side) -> str:
 
 
 def difference(records: Records, metric: str, left: Side, right: Side, lower: bool = False, **hubs: Any) -> Effects:
-    """By how much the left side is better than the right one, seed by seed; `lower` where less is better."""
+    """By how much the left side is better than the right one, paired seed by seed; `lower` where less is better."""
     sign = -1 if lower else 1
     ours, theirs = (_side(records, side, metric, lower, **hubs) for side in (left, right))
     return _pairs(ours, theirs, lambda a, b: sign * (a - b), [_name(left), _name(right)])
@@ -125,7 +133,7 @@ def ratio(records: Records, metric: str, left: Side, right: Side, times_members:
     """The left side's value over the right one's; `times_members` multiplies the right one by the size of the hub."""
     over, under = (_side(records, side, metric, True, **hubs) for side in (left, right))
     if times_members:
-        under = {case: value * len(manifests.hub(case[1]).members) for case, value in under.items()}
+        under = {run: value * len(manifests.hub(run[1]).members) for run, value in under.items()}
     return _pairs(over, under, lambda a, b: a / b, [_name(left), _name(right)])
 
 
@@ -137,7 +145,7 @@ def last_of_curve(records: Records, term: str, left: Side, right: Side, **hubs: 
         for result in records.of(side, **hubs):
             curve = _curve(result, term)
             if len(curve):
-                found[_case(result.spec)] = float(curve.iloc[-1])
+                found[_run(result.spec)] = float(curve.iloc[-1])
         sides.append(found)
     return _pairs(sides[0], sides[1], lambda a, b: a - b, [f"{_name(side)} with {term}" for side in (left, right)])
 
@@ -158,46 +166,34 @@ def time_to_share(
     """
     sides = []
     for side in (left, right):
-        found: dict[Case, list[float]] = {}
+        found: dict[Run, list[float]] = {}
         for result in records.of(side, **hubs):
             curve = _curve(result, term)
             if len(curve) > 1:
                 reached = curve <= curve.min() / share if lower else curve >= curve.max() * share
-                found.setdefault(_case(result.spec), []).append(
+                found.setdefault(_run(result.spec), []).append(
                     float(curve.index.to_numpy()[reached.to_numpy().argmax()])
                 )
-        sides.append({case: float(np.mean(values)) for case, values in found.items()})
+        sides.append({run: float(np.mean(values)) for run, values in found.items()})
     return _pairs(sides[0], sides[1], lambda a, b: a / b, [f"{_name(side)} with a curve" for side in (left, right)])
 
 
 def weight_quality(records: Records, left: Side, right: Side, **hubs: Any) -> Effects:
     """Hub-Pathway figure 3(b): of samples that some fine-tuned member gets right, the share that the member with the
     highest pathway weight gets right, less the share that a member at random does; in points."""
-    tuned: dict[Case, dict[str, Result]] = {}
+    tuned: dict[Run, dict[str, Result]] = {}
     for result in records.of(right, **hubs):
-        tuned.setdefault(_case(result.spec), {})[result.spec.member] = result
-    values, cases = [], []
+        if result.samples is not None:
+            tuned.setdefault(_run(result.spec), {})[result.spec.member] = result
+    found = {}
     for routed in records.of(left, **hubs):
-        members = tuned.get(_case(routed.spec), {})
+        members = tuned.get(_run(routed.spec), {})
         if routed.samples is None or "label" not in routed.samples:  # right or wrong: a question of classes
             continue
-        weights = routes.weights_of(routed.samples).set_axis(routed.samples["index"])
-        if set(weights.columns) != set(members) or any(r.samples is None for r in members.values()):
-            continue
-        right_ones = pd.DataFrame({n: _correct(members[n]) for n in weights.columns}).loc[weights.index]
-        some = right_ones.any(axis=1).to_numpy()
-        top = right_ones.to_numpy()[np.arange(len(weights)), weights.to_numpy().argmax(1)]
-        if some.any():
-            values.append(100 * float(top[some].mean() - right_ones.to_numpy()[some].mean()))
-            cases.append(_words(_case(routed.spec)))
-    lacks = "" if values else f"no dataset, hub and seed with samples of {_name(left)} and of every {_name(right)}"
-    return Effects(values, cases, lacks)
-
-
-def _correct(result: Result) -> pd.Series[bool]:
-    assert result.samples is not None
-    frame = result.samples.set_index("index")
-    return frame["label"] == frame["prediction"]
+        if set(members) == {member.name for member in manifests.hub(routed.spec.hub).members}:
+            shares = analyses.quality(routed, list(members.values())).set_index("choice")["accuracy"]
+            found[_run(routed.spec)] = float(shares[analyses.BY_WEIGHT] - shares[analyses.AT_RANDOM])
+    return _effects(found, f"no dataset, hub and seed with samples of {_name(left)} and of every {_name(right)}")
 
 
 def _strengths(result: Result) -> np.ndarray | None:
@@ -226,19 +222,18 @@ def rank_agreement(
             found |= {} if strength is None else dict(zip(names, strength.tolist(), strict=True))
         elif (value := _value(result, metric)) is not None:
             found[spec.member] = value
-    values, cases = [], []
-    theirs: dict[Case, dict[str, float]] = {}
+    theirs: dict[Run, dict[str, float]] = {}
     for result in records.of(right, **hubs):
         if (value := _value(result, right_metric or "top1_accuracy")) is not None:
-            theirs.setdefault(_case(result.spec), {})[result.spec.member] = value
-    for case, accuracy in theirs.items():
-        seeds = scores.get(case[:2], {})
-        ours = seeds.get(case[2]) or (next(iter(seeds.values())) if len(seeds) == 1 else {})
+            theirs.setdefault(_run(result.spec), {})[result.spec.member] = value
+    taus = {}
+    for run, accuracy in theirs.items():
+        seeds = scores.get(run[:2], {})
+        ours = seeds.get(run[2]) or (next(iter(seeds.values())) if len(seeds) == 1 else {})
         shared = [name for name in accuracy if name in ours]
         if len(shared) > 2:
-            values.append(_tau([ours[n] for n in shared], [accuracy[n] for n in shared]))
-            cases.append(_words(case))
-    return Effects(values, cases, "" if values else f"no hub with records of {_name(left)} and of every {_name(right)}")
+            taus[run] = _tau([ours[n] for n in shared], [accuracy[n] for n in shared])
+    return _effects(taus, f"no hub with records of {_name(left)} and of every {_name(right)}")
 
 
 def _tau(x: Sequence[float], y: Sequence[float]) -> float:
@@ -247,20 +242,22 @@ def _tau(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def weights_between_datasets(records: Records, left: Side, **hubs: Any) -> Effects:
-    """For each hub and pair of datasets: how far apart their mean pathway weights are (total variation, 0 to 1), less
-    how far apart the seeds of one dataset are in the mean."""
+    """For each hub, the mean over pairs of datasets: how far apart their mean pathway weights are (total variation, 0
+    to 1), less how far apart the seeds of one dataset are. Pairs share their datasets, so a hub is one case."""
     means: dict[str, dict[str, list[np.ndarray]]] = {}
     for result in records.of(left, **hubs):
         if (strength := _strengths(result)) is not None:
             means.setdefault(result.spec.hub, {}).setdefault(result.spec.dataset, []).append(strength)
     values, cases = [], []
     for hub, sets in means.items():
+        beyond = []
         for a, b in combinations(sets, 2):
             apart = np.mean([_variation(x, y) for x in sets[a] for y in sets[b]])
-            within = [_variation(x, y) for name in (a, b) for x, y in combinations(sets[name], 2)]
-            if within:
-                values.append(float(apart - np.mean(within)))
-                cases.append(f"{a} and {b} from {hub}")
+            if within := [_variation(x, y) for name in (a, b) for x, y in combinations(sets[name], 2)]:
+                beyond.append(float(apart - np.mean(within)))
+        if beyond:
+            values.append(float(np.mean(beyond)))
+            cases.append(f"{', '.join(sets)} from {hub}")
     return Effects(values, cases, "" if values else f"no hub with {_name(left)} on two datasets and two seeds")
 
 

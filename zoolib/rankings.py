@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 from zoolib.data import manifests
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
-from zoolib.tables import NOT_RUN, title
+from zoolib.tables import NOT_RUN, plus_minus, title
 from zoolib.transferability import softmax_weights, weighted_kendall
 
 FLOOR = "logme_floor"  # what LogME is for features that say nothing
@@ -25,6 +26,8 @@ SCORES = {  # metric -> heading, digits
     "nearest_neighbours": ("k-NN (%)", 1),
 }
 _KEY = ["dataset", "hub", "profile"]
+_INTERVAL_FROM = 5  # models; with fewer, most draws repeat the same few orders and the bootstrap is falsely certain
+_EXACT_TO = 7  # models whose orders are all counted: 5040
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,8 +77,9 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
 def correlations(joined: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Weighted Kendall tau of every score against the mean accuracy over seeds, for each dataset, hub and profile.
 
-    Columns: dataset, hub, profile, score, models, seeds, tau, low, high. The interval holds the middle 95 % of tau over
-    bootstrap draws of the models and, within each, of the seeds; NaN with fewer than three models.
+    Columns: dataset, hub, profile, score, models, seeds, tau, low, high, p. The interval holds the middle 95 % of tau
+    over bootstrap draws of the models and, within each, of the seeds; NaN with fewer than five models, and where all
+    draws agree. p is the share of random orders of the models that reach as high a tau.
     """
     rows = []
     for key, group in joined.groupby(_KEY, sort=False):
@@ -86,11 +90,26 @@ def correlations(joined: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.D
                 continue
             scores = np.array([part[metric].iloc[0] for part in members])
             seeds = [part["accuracy"].to_numpy() for part in members]
-            tau = weighted_kendall(scores, np.array([values.mean() for values in seeds]))
-            low, high = _bootstrap(scores, seeds, draws, seed) if len(members) > 2 else (np.nan, np.nan)
+            means = np.array([values.mean() for values in seeds])
+            tau, enough = weighted_kendall(scores, means), len(members) >= _INTERVAL_FROM
+            low, high = _bootstrap(scores, seeds, draws, seed) if enough else (np.nan, np.nan)
             found = dict(zip(_KEY, key, strict=True)) | {"score": metric, "models": len(members)}
             rows.append(found | {"seeds": max(map(len, seeds)), "tau": tau, "low": low, "high": high})
-    return pd.DataFrame(rows, columns=[*_KEY, "score", "models", "seeds", "tau", "low", "high"])
+            rows[-1]["p"] = _as_high(scores, means, tau, draws, seed)
+    return pd.DataFrame(rows, columns=[*_KEY, "score", "models", "seeds", "tau", "low", "high", "p"])
+
+
+def _as_high(scores: np.ndarray, means: np.ndarray, tau: float, draws: int, seed: int) -> float:
+    """The share of orders of the models whose tau is as high: of all orders of a few models, else of random ones.
+
+    A drawn share counts the given order as one of the draws, so that it is never 0.
+    """
+    if np.isnan(tau):
+        return np.nan
+    exact, rng = len(means) <= _EXACT_TO, np.random.default_rng(seed)
+    orders = map(np.array, permutations(means)) if exact else (rng.permutation(means) for _ in range(draws))
+    reached = [weighted_kendall(scores, order) >= tau - 1e-9 for order in orders]
+    return float(np.mean(reached if exact else [True, *reached]))
 
 
 def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed: int) -> tuple[float, float]:
@@ -100,17 +119,19 @@ def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed
         means = np.array([rng.choice(seeds[i], len(seeds[i])).mean() for i in chosen])
         if len(chosen) > 1 and len(np.unique(means)) > 1 and len(np.unique(scores[chosen])) > 1:
             taus.append(weighted_kendall(scores[chosen], means))
-    return (float(np.quantile(taus, 0.025)), float(np.quantile(taus, 0.975))) if taus else (np.nan, np.nan)
+    low, high = np.quantile(taus, [0.025, 0.975]) if taus else (np.nan, np.nan)
+    return (float(low), float(high)) if high - low > 1e-9 else (np.nan, np.nan)  # no width: an order without a mistake
 
 
 def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a dataset, hub and profile, one column a score: `tau [low, high]`."""
+    """One row a dataset, hub and profile, one column a score: `tau [low, high] (p …)`, from few models `tau (p …)`."""
     rows: dict[str, dict[str, str]] = {}
     for row in found.to_dict("records"):
         name = f"{manifests.dataset(row['dataset']).title} · {row['hub']} · {row['profile']}"
         line = rows.setdefault(name, {"models": str(row["models"]), "seeds": str(row["seeds"])})
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        line[SCORES[row["score"]][0].split(" (")[0]] = "—" if pd.isna(row["tau"]) else f"{row['tau']:.2f}{interval}"
+        shown = f"{row['tau']:.2f}{interval} (p {row['p']:.2f})"
+        line[SCORES[row["score"]][0].split(" (")[0]] = "—" if pd.isna(row["tau"]) else shown
     return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
 
 
@@ -221,7 +242,7 @@ def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for row in table.to_dict("records"):
         marks = {titles[name]: "✓" if name in row["teachers"] else "" for name in titles}
-        accuracy = f"{row['mean']:.1f}" + ("" if pd.isna(row["std"]) else f" ± {row['std']:.1f}")
+        accuracy = plus_minus(row["mean"], row["std"])
         rows.append(
             marks | {"accuracy (%)": accuracy, "seeds": str(row["seeds"]), "LogME's": "✓" if row["chosen"] else ""}
         )
@@ -239,9 +260,8 @@ def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
         if method != "finetune":
             own = own[own["options"].map(lambda options: teachers_of(str(options)).isdigit()).astype(bool)]
         value = own["value"]
-        spread = f" ± {value.std():.1f}" if len(value) > 1 else ""
         rows[title(method)] = {
-            "accuracy (%)": f"{value.mean():.1f}{spread}" if len(value) else NOT_RUN,
+            "accuracy (%)": plus_minus(value.mean(), value.std()) if len(value) else NOT_RUN,
             "seeds": str(len(value)) if len(value) else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -275,11 +295,6 @@ def fractions_text(found: pd.DataFrame, methods: Sequence[str], shares: Sequence
         cells = {}
         for share in shares:
             here = found[(found["method"] == method) & (found["fraction"] == share)]
-            cell = NOT_RUN
-            if len(here):
-                row = here.iloc[0]
-                spread = "" if pd.isna(row["std"]) else f" ± {row['std']:.1f}"
-                cell = f"{row['mean']:.1f}{spread}"
-            cells[f"{share:.0%}"] = cell
+            cells[f"{share:.0%}"] = plus_minus(*here.iloc[0][["mean", "std"]]) if len(here) else NOT_RUN
         rows[title(method)] = cells
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy (%) by share of labels")

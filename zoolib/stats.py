@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats as distributions
 
 LEVEL = 0.95  # of intervals; tests use 1 - LEVEL
+SEEDS = 3  # that two methods must share before one of them is called better
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class Paired:
 def paired(a: pd.Series, b: pd.Series) -> Paired:
     """Compare two methods on the seeds (or datasets and seeds) that index both.
 
-    p is nan below two common units. Where every difference is the same number, it is 1 for zero and 0 otherwise.
+    p is nan below two common units, and where all differences are the same number: t divides by their spread.
     """
     difference = (a - b).dropna()
     found = summarise(difference)
-    if found.n < 2:
+    if found.n < 2 or found.std <= 1e-12 * max(1.0, float(np.nanmax(np.abs([*a, *b])))):  # rounding alone
         p = np.nan
-    elif found.std < 1e-12:
-        p = 1.0 if abs(found.mean) < 1e-12 else 0.0
     else:
         p = float(2 * distributions.t.sf(abs(found.mean) / (found.std / np.sqrt(found.n)), found.n - 1))
     return Paired(found.n, found.mean, found.low, found.high, p)
@@ -66,12 +65,16 @@ def paired(a: pd.Series, b: pd.Series) -> Paired:
 def best(values: pd.DataFrame, level: float = LEVEL) -> str | None:
     """The column that is significantly the highest of all, or None: one row a seed, one column a method.
 
-    It must beat each other column in a paired test, with Holm's correction for their number.
+    Every column with a value competes. The one with the highest mean must beat each other one in a paired test over
+    the seeds that both have, at least `SEEDS`, with Holm's correction for their number.
     """
-    complete = values.dropna(axis=1)
-    if complete.shape[1] < 2 or len(complete) < 2:
+    run = values.loc[:, values.notna().any()]
+    if run.shape[1] < 2:
         return None
-    leader = str(complete.mean().idxmax())
-    p = sorted(paired(complete[leader], complete[other]).p for other in complete if other != leader)
+    leader = str(run.mean().idxmax())
+    tests = [paired(run[leader], run[other]) for other in run if other != leader]
+    if any(test.n < SEEDS or np.isnan(test.p) or test.difference <= 0 for test in tests):
+        return None
+    p = sorted(test.p for test in tests)
     thresholds = [(1 - level) / (len(p) - i) for i in range(len(p))]
     return leader if all(value <= limit for value, limit in zip(p, thresholds, strict=True)) else None

@@ -14,7 +14,7 @@ from zoolib.data import manifests
 from zoolib.palette import method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
-from zoolib.tables import title
+from zoolib.tables import plus_minus, title
 
 #: the classes of `mixture` that each member is the right source of
 RIGHT = {"detection": range(0, 8), "segmentation": range(8, 16)}
@@ -103,7 +103,13 @@ def half_table(frame: pd.DataFrame, hub: str = "mini-zoo") -> pd.DataFrame:
 
 
 def _spread(values: pd.Series) -> str:
-    return f"{values.mean():.1f} ± {values.std():.1f}" if len(values) > 1 else f"{values.mean():.1f}"
+    return plus_minus(values.mean(), values.std())
+
+
+def _seeds(counts: Iterable[int]) -> str:
+    """How many seeds the cells of a row have, such as `3` or `1 to 3`; empty cells do not count."""
+    known = [count for count in counts if count]
+    return "" if not known else str(known[0]) if len(set(known)) == 1 else f"{min(known)} to {max(known)}"
 
 
 @styled
@@ -150,7 +156,7 @@ def by_target(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
 
 
 def target_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a method or fine-tuned member, one column a target: mean and standard deviation over seeds; text.
+    """One row a method or fine-tuned member, one column a target: mean and standard deviation over seeds; their number.
 
     Bold is significantly best of its column (`stats.best`: paired over seeds).
     """
@@ -161,12 +167,13 @@ def target_table(frame: pd.DataFrame) -> pd.DataFrame:
     }
     rows = []
     for method, member in frame[["method", "member"]].drop_duplicates().itertuples(index=False):
-        row = {"": title(method, member, frame["hub"].iloc[0])}
+        row, counts = {"": title(method, member, frame["hub"].iloc[0])}, []
         for name in frame["dataset"].unique():
             part = frame[(frame[["dataset", "method", "member"]] == [name, method, member]).all(axis=1)]
             text = _spread(part["accuracy"]) if len(part) else "not run"
             row[manifests.dataset(name).title] = f"**{text}**" if best[name] == f"{method}/{member}" else text
-        rows.append(row)
+            counts.append(len(part))
+        rows.append(row | {"Seeds": _seeds(counts)})
     return pd.DataFrame(rows)
 
 
@@ -216,16 +223,17 @@ def best_single(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ancestry_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a method, one column a zoo and length: mean and standard deviation over seeds; text."""
+    """One row a method, one column a zoo and length: mean and standard deviation over seeds, and their number."""
     chosen, rows = best_single(frame), []
     for method in chosen["method"].unique():
-        row = {"Method": "Best single member" if method == "finetune" else title(method, "")}
+        row, counts = {"Method": "Best single member" if method == "finetune" else title(method, "")}, []
         for hub in chosen["hub"].unique():
             for steps in sorted(chosen["steps"].unique()):
                 of = chosen[(chosen["method"] == method) & (chosen["hub"] == hub) & (chosen["steps"] == steps)]
                 name = "independent" if "independent" in hub else "common"
                 row[f"{name}, {steps} steps"] = _spread(of["accuracy"]) if len(of) else "not run"
-        rows.append(row)
+                counts.append(len(of))
+        rows.append(row | {"Seeds": _seeds(counts)})
     return pd.DataFrame(rows)
 
 

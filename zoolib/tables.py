@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -73,8 +73,9 @@ def compare(
 ) -> pd.DataFrame:
     """One row a method: our mean and standard deviation (n - 1) over seeds beside the published value.
 
-    Columns: method, member, title, mean, std, seeds, planned, stamp, paper, paper_std. A row of `specs` or of the paper
-    that has no record has seeds 0. `attrs["note"]` says why the numbers do not compare with the paper's.
+    Columns: method, member, title, mean, std, seeds, planned, stamp, paper, paper_std, and `published`, the paper's row
+    that it stands beside: a member has one only where the hub is the papers'. A row of `specs` or of the paper that has
+    no record has seeds 0. `attrs["note"]` says why the numbers do not compare with the paper's.
     Raises ZoolibError when the frame mixes datasets, hubs or profiles, or holds one seed twice.
     """
     for name in ("dataset", "hub", "profile"):
@@ -84,7 +85,7 @@ def compare(
     hub = next(iter([*frame["hub"], *(spec.hub for spec in specs)]), "")
     planned = pd.DataFrame([_plan(spec) for spec in specs], columns=["method", "member", "options", "seed", "hub"])
     theirs = published[published["metric"] == metric].set_index("method")
-    pretrained = {m.name for m in manifests.hub(hub).members if m.weights != "random"} if hub else set()
+    papers_own = bool(hub) and reference.is_papers_hub(hub)
     keys = order(pd.concat([ours[list(planned.columns)], planned], ignore_index=True))
     variants = pd.Series([key[:2] for key in keys]).value_counts()
     rows = []
@@ -95,16 +96,22 @@ def compare(
         suffix = f" ({key[2]})" if variants[key[:2]] > 1 else ""
         wanted = len(planned[(planned[["method", "member", "options"]] == list(key)).all(axis=1)])
         rows.append({"method": key[0], "member": key[1], "title": title(*key[:2], hub) + suffix, "planned": wanted})
-        rows[-1] |= _seeds(chosen) | _paper(theirs, key[0] if not key[1] else key[1] if key[1] in pretrained else "")
-    shown = {row["method"] for row in rows} | (pretrained & {row["member"] for row in rows})
+        rows[-1] |= _seeds(chosen) | _paper(theirs, key[0] if not key[1] else key[1] if papers_own else "")
+    titles, shown = {str(row["title"]) for row in rows}, {row["published"] for row in rows}
     for name in (name for name in theirs.index if name not in shown):
         method, member = ("finetune", name) if name in reference.SINGLES else (name, "")
-        rows.append({"method": method, "member": member, "title": title(method, member), "planned": 0})
+        rows.append({"method": method, "member": member, "title": papers_title(name, titles), "planned": 0})
         rows[-1] |= _seeds(ours[:0]) | _paper(theirs, name)
     columns = ["method", "member", "title", "mean", "std", "seeds", "planned", "stamp", "paper", "paper_std"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=[*columns, "published"])
     table.attrs = {"metric": metric, "note": note(frame) if len(frame) else ""}
     return table
+
+
+def papers_title(name: str, taken: Collection[str]) -> str:
+    """How a row of the paper alone is called, so that no row of a namesake here (`taken`) is."""
+    found = title("finetune", name) if name in reference.SINGLES else title(name)
+    return f"{found} (the paper's)" if found in taken else found
 
 
 def _plan(spec: RunSpec) -> tuple[str, str, str, int, str]:
@@ -121,9 +128,9 @@ def _seeds(chosen: pd.DataFrame) -> dict[str, Any]:
     return {"mean": mean, "std": std, "seeds": len(chosen), "stamp": stamp or NOT_RUN}
 
 
-def _paper(theirs: pd.DataFrame, name: str) -> dict[str, float]:
+def _paper(theirs: pd.DataFrame, name: str) -> dict[str, Any]:
     found = theirs[theirs.index == name]
-    return {"paper": found["value"].mean(), "paper_std": found["std"].mean()}  # no row: nan
+    return {"paper": found["value"].mean(), "paper_std": found["std"].mean(), "published": name}  # no row: nan
 
 
 def note(frame: pd.DataFrame) -> str:
@@ -158,35 +165,37 @@ def text(table: pd.DataFrame) -> pd.DataFrame:
     digits = _DIGITS.get(table.attrs.get("metric", ""), 1)
     for row in table.to_dict("records"):
         n, planned = row["seeds"], row["planned"]
-        here.append(_plus_minus(row["mean"], row["std"], digits) if n else NOT_RUN)
+        here.append(plus_minus(row["mean"], row["std"], digits) if n else NOT_RUN)
         seeds.append(f"{n} of {planned}" if 0 < n < planned else str(n) if n else "")
         computed.append(row["stamp"] if n else "")
-        paper.append(NOT_IN_PAPER if pd.isna(row["paper"]) else _plus_minus(row["paper"], row["paper_std"], 2))
+        paper.append(NOT_IN_PAPER if pd.isna(row["paper"]) else plus_minus(row["paper"], row["paper_std"], 2))
     return pd.DataFrame(columns, index=pd.Index(table["title"], name="method"))
 
 
 def beside_published(comparison: pd.DataFrame, published: pd.DataFrame, here: str) -> pd.DataFrame:
     """A comparison's own numbers in one column beside every column of a published table, one row a method.
 
-    `here` heads our column. Methods of the paper that have no record say "not run"; values keep the paper's digits.
+    `here` heads our column, and `seeds` the number of seeds of its mean. Methods of the paper that have no record say
+    "not run"; values keep the paper's digits.
     """
     digits = _DIGITS.get(comparison.attrs.get("metric", ""), 1)
-    ours = {
-        (row["method"], row["member"]): _plus_minus(row["mean"], row["std"], digits) if row["seeds"] else NOT_RUN
-        for row in comparison.to_dict("records")
-    }
-    names = {(row["method"], row["member"]): row["title"] for row in comparison.to_dict("records")}
-    columns = list(dict.fromkeys(published["column"]))
-    keys = [("finetune", m) if m in reference.SINGLES else (m, "") for m in dict.fromkeys(published["method"])]
-    rows = {}
-    for key in [*names, *(key for key in keys if key not in names)]:
-        theirs = published[published["method"] == (key[1] or key[0])].set_index("column")["value"]
+    columns, rows = list(dict.fromkeys(published["column"])), {}
+    for row in comparison.to_dict("records"):
+        ours = plus_minus(row["mean"], row["std"], digits) if row["seeds"] else NOT_RUN
+        rows[row["title"]] = ours, str(row["seeds"] or ""), row["published"]
+    shown = {name for _, _, name in rows.values()}
+    for name in (name for name in dict.fromkeys(published["method"]) if name not in shown):
+        rows[papers_title(name, list(rows))] = NOT_RUN, "", name
+    cells = {}
+    for heading, (ours, seeds, name) in rows.items():
+        theirs = published[published["method"] == name].set_index("column")["value"]
         values = {c: f"{theirs[c]:.2f}" if c in theirs.index else NOT_IN_PAPER for c in columns}
-        rows[names.get(key) or title(*key)] = {here: ours.get(key, NOT_RUN), **values}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+        cells[heading] = {here: ours, "seeds": seeds, **values}
+    return pd.DataFrame.from_dict(cells, orient="index").rename_axis("method")
 
 
-def _plus_minus(value: float, std: float, digits: int) -> str:
+def plus_minus(value: float, std: float, digits: int = 1) -> str:
+    """`mean ± standard deviation`; the mean alone where there is no spread (one seed)."""
     return f"{value:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
 
