@@ -40,16 +40,18 @@ def inputs(wildcards):
 
 def page_inputs(wildcards):
     chosen = PAGES[wildcards.page]
-    datasets = {chosen.get("dataset"), *chosen.get("datasets", "").split(",")}
-    here = [s for s in SPECS if s.hub == chosen.get("hub") and (s.dataset in datasets or s.task == "cost")]
+    datasets = {chosen.get("dataset", ""), *chosen.get("datasets", "").split(",")} - {""}
+    here = [s for s in SPECS if s.hub == chosen.get("hub") and (not datasets or s.dataset in datasets)]
     name = wildcards.page.split("-")[0]
+    if name == "cost":
+        here = [spec for spec in here if spec.task == "cost"]
     if name == "ranking":  # it compares the scores of every hub with fine-tuning
         here = [spec for spec in SPECS if spec.method in ("rank", "finetune")]
-    if name == "claims":
+    if name in ("claims", "choosing"):
         here = SPECS
     if name == "atari":  # short runs beside the committed long ones
         here = [spec for spec in SPECS if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
-    committed = [] if here and name not in ("ranking", "atari") else sorted(Path("results").rglob("*.json"))
+    committed = plan.committed_records(wildcards.page, chosen)
     return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *done(here)]
 
 
@@ -93,7 +95,7 @@ rule notebook:
 rule html:
     input:
         notebooks=[f"{BUILD}/notebooks/{page}.ipynb" for page in PAGES],
-        sources=[*VIEWS, "_config.yml", *map(str, Path("results").glob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
+        sources=[*VIEWS, "_config.yml", *map(str, Path("results").rglob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
     output: HTML
     params:
         log=f"{BUILD}/logs/html.log",

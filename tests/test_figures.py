@@ -168,4 +168,5 @@ def test_figures_save_without_a_display_and_twice_the_same(store: ResultStore, t
     frame = store.frame(split="test")
     for name in ("a.svg", "b.svg"):
         figures.accuracies(frame, chance=10.0).savefig(tmp_path / name, metadata={"Date": None})
-    assert (tmp_path / "a.svg").stat().st_size > 5000
+    assert (tmp_path / "a.svg").stat().st_size > 5000 and b"clip-path" in (tmp_path / "a.svg").read_bytes()
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -7,15 +7,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 import synthetic
+import yaml
 from nbformat import NotebookNode
 from papermill.inspection import inspect_notebook
 
-from zoolib import games
+from zoolib import games, stamps
 from zoolib.grid import grid
 from zoolib.paths import CHECKOUT
 from zoolib.results import ResultStore
@@ -62,7 +65,15 @@ PARAMETERS = {
     "ablation": {"hub": '"digits-zoo"', "datasets": '"digits"', "profile": '"mini"'},
     "pathways": {"hub": '"digits-zoo"', "datasets": '"digits"', "profile": '"mini"'},
     "cost": {"hub": '"resnet50-random"', "profile": '"paper"'},
+    "ancestry": {"seeds": "0"},
+    "routing": {"seeds": "0"},
+    "pretexts": {"hub": '"mini-zoo"'},
+    "targets": {"hub": '"mini-zoo"', "profiles": '"mini,lab"'},
 }
+DRAWING = re.compile(
+    r"\b(\w*figures\.(?!measures|face_errors)\w+|routes\.(?!by_)\w+|arcade\.(?:rewards|episode)"
+    r"|studies\.\w+_figure|galleries\.(?:progress|examples)|widgets\.picture)\("
+)
 
 
 def read(path: Path) -> NotebookNode:
@@ -73,26 +84,33 @@ def python(cell: NotebookNode) -> ast.Module:
     return ast.parse("\n".join(line for line in cell.source.splitlines() if not line.startswith("%")))
 
 
-def execute(name: str, folder: Path, *parameters: str) -> tuple[subprocess.CompletedProcess[str], NotebookNode]:
-    """Run papermill as a user would; a run that lacks a record fails at once, for there is no device `never`."""
-    out = folder / "out.ipynb"
-    pairs = [part for pair in parameters for part in ("-p", *pair.split("=", 1))]
-    command = [
-        sys.executable,
-        "-m",
-        "papermill",
-        CHECKOUT / "notebooks" / f"{name}.ipynb",
-        out,
-        "-k",
-        "python3",
-        *pairs,
-    ]
-    environment = {**os.environ, "ZOOLIB_RECORDS": str(folder / "records"), "ZOOLIB_DEVICE": "never"}
-    environment["PYTHONPATH"] = str(CHECKOUT)
-    done = subprocess.run(
-        command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180
-    )
-    return done, read(out)
+Execute = Callable[..., tuple[str, NotebookNode]]
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """Records below the folder; a run that lacks one fails at once, for there is no device `never`."""
+    return {"ZOOLIB_RECORDS": str(folder / "records"), "ZOOLIB_DEVICE": "never", "PYTHONPATH": str(CHECKOUT)}
+
+
+@pytest.fixture
+def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """Run papermill in this process: what went wrong, "" for nothing, and the executed notebook."""
+    for key, value in settings(tmp_path).items():
+        monkeypatch.setenv(key, value)
+
+    def run(name: str, *parameters: str) -> tuple[str, NotebookNode]:
+        source, out = CHECKOUT / "notebooks" / f"{name}.ipynb", tmp_path / "out.ipynb"
+        given = {key: yaml.safe_load(value) for key, value in (pair.split("=", 1) for pair in parameters)}
+        error = ""
+        try:
+            papermill.execute_notebook(
+                str(source), str(out), given, kernel_name="python3", cwd=str(tmp_path), progress_bar=False
+            )
+        except papermill.PapermillExecutionError as failed:
+            error = f"{failed.ename}: {failed.evalue}"
+        return error, read(out)
+
+    return run
 
 
 def outputs(notebook: NotebookNode, kind: str) -> list[str]:
@@ -126,11 +144,27 @@ def test_the_first_cell_is_a_title_with_a_question_and_equations_have_no_label(p
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_figure_has_an_alternative_text_and_a_cell_of_its_own(path: Path):
     for cell in read(path).cells:
-        calls = cell.cell_type == "code" and len(
-            re.findall(r"figures\.(?!measures|face_errors)|\broutes\.(?!by_)", cell.source)
-        )
+        calls = DRAWING.findall(cell.source) if cell.cell_type == "code" else []
         if calls:
-            assert calls == 1 and len(cell.metadata.mystnb.image.alt) > 40
+            assert len(calls) == 1 and len(cell.metadata.mystnb.image.alt) > 40
+
+
+def test_every_kind_of_figure_is_known_to_the_test_of_alternative_texts():
+    cells = [cell.source for path in NOTEBOOKS for cell in read(path).cells if cell.cell_type == "code"]
+    drawn = [call for source in cells for call in DRAWING.findall(source)]
+    assert set(drawn) >= {"arcade.rewards", "arcade.episode", "studies.rate_figure", "studies.routing_figure",
+                          "studies.ancestry_figure", "galleries.progress", "galleries.examples", "widgets.picture",
+                          "figures.accuracies", "routes.route_map", "landmark_figures.face_sheet"}  # fmt: skip
+    by_type = [stamps.drawn_by(source, "figure") for source in cells]  # from what the functions return
+    assert sorted(drawn) == sorted(name for name in by_type if name and not name.endswith(("explorer", "explorer_of")))
+
+
+def test_every_notebook_with_a_cell_of_parameters_has_its_defaults_written_down_here():
+    tags = {
+        path.stem: [tag for cell in read(path).cells for tag in cell.metadata.get("tags", [])] for path in NOTEBOOKS
+    }
+    tagged = {name for name, found in tags.items() if "parameters" in found}
+    assert set(PARAMETERS) == tagged == set(tags)
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -143,10 +177,12 @@ def test_papermill_reads_the_parameters(name: str):
 
 
 @pytest.mark.parametrize(("hub", "figures"), [("imagenet-lite", 3), ("digits-zoo", 4)])
-def test_the_classification_notebook_executes_on_records_alone(tmp_path: Path, hub: str, figures: int):
+def test_the_classification_notebook_executes_on_records_alone(
+    tmp_path: Path, execute: Execute, hub: str, figures: int
+):
     synthetic.fill(ResultStore(tmp_path / "records"), "digits", hub)
-    done, notebook = execute("cls", tmp_path, f"hub={hub}")
-    assert done.returncode == 0, done.stderr
+    error, notebook = execute("cls", f"hub={hub}")
+    assert not error, error
     assert len(outputs(notebook, "image/svg+xml")) == figures
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | not in the paper |" in text
@@ -154,32 +190,34 @@ def test_the_classification_notebook_executes_on_records_alone(tmp_path: Path, h
     assert "profile: mini · seeds: 0, 1, 2" in text and "Not comparable with the paper" in text
 
 
-def test_the_classification_notebook_takes_some_methods_and_seeds(tmp_path: Path):
+def test_the_classification_notebook_takes_some_methods_and_seeds(tmp_path: Path, execute: Execute):
     synthetic.fill(ResultStore(tmp_path / "records"), "digits", "imagenet-lite", ["ensemble"])
-    done, notebook = execute("cls", tmp_path, "methods=ensemble", "seeds=2")
-    assert done.returncode == 0, done.stderr
+    error, notebook = execute("cls", "methods=ensemble", "seeds=2")
+    assert not error, error
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Ensemble | 85.5 ± 0.7 | 2 |" in text and "No curves" in text and "Hub-Pathway: not run" in text
 
 
-def test_the_lab_notebook_shows_what_there_is_and_never_trains(tmp_path: Path):
+def test_the_lab_notebook_shows_what_there_is_and_never_trains(tmp_path: Path, execute: Execute):
     synthetic.fill(ResultStore(tmp_path / "records"), "cifar100", "imagenet-lite", profile="lab")
-    done, notebook = execute("lab", tmp_path, "datasets=cifar100,digits")
-    assert done.returncode == 0, done.stderr
+    error, notebook = execute("lab", "datasets=cifar100,digits")
+    assert not error, error
     tables = [text for text in outputs(notebook, "text/markdown") if "| here (%) |" in text]
     assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | 89.01 ± 0.06 |" in tables[0]
     assert "| Hub-Pathway | not run |" in tables[1]
     assert len(outputs(notebook, "image/svg+xml")) == 3  # of cifar100 alone
 
 
-def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(tmp_path: Path) -> None:
+def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(
+    tmp_path: Path, execute: Execute
+) -> None:
     store = ResultStore(tmp_path / "records")
     short = grid("atari", "jamesbond", games.HUB, "random,scratch", "mini")
     long = grid("atari", "jamesbond", games.HUB, "random,scratch,hub_pathway", "lab", 2)
     for spec in [*short, *long]:
         store.save(synthetic.game_result(spec))
-    done, notebook = execute("atari", tmp_path, "methods=random,scratch")
-    assert done.returncode == 0, done.stderr
+    error, notebook = execute("atari", "methods=random,scratch")
+    assert not error, error
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Hub-Pathway | 505.0 ± 7.1 |" in text and "| 2 of 5 | 4 | recomputed here |" in text
     assert "| Zoo-Tuning | not run |" in text and "**Zoo-Tuning**: not run" in text
@@ -189,40 +227,45 @@ def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(t
     assert len(outputs(notebook, "image/svg+xml")) == 3  # rewards, and one episode each of Hub-Pathway and scratch
 
 
-def test_an_unknown_game_stops_the_notebook_with_one_line(tmp_path: Path) -> None:
-    done, notebook = execute("atari", tmp_path, "game=pong")
-    assert done.returncode != 0 and "unknown game 'pong'; known: alien, gopher" in done.stderr
+def test_an_unknown_game_stops_the_notebook_with_one_line(execute: Execute) -> None:
+    error, notebook = execute("atari", "game=pong")
+    assert "unknown game 'pong'; known: alien, gopher" in error
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert len("\n".join(errors[0].traceback).splitlines()) == 1
 
 
-def test_the_landmark_notebook_executes_on_records_alone(tmp_path: Path):
+def test_the_landmark_notebook_executes_on_records_alone(tmp_path: Path, execute: Execute):
     synthetic.fill(ResultStore(tmp_path / "records"), "faces-rendered", "mini-zoo", "all")
-    done, notebook = execute("landmarks", tmp_path)
-    assert done.returncode == 0, done.stderr
+    error, notebook = execute("landmarks")
+    assert not error, error
     assert len(outputs(notebook, "image/svg+xml")) == 6
     text = "\n".join(outputs(notebook, "text/markdown"))
-    assert "| Hub-Pathway | 6.30 ± 0.10 | 3.33 | 4.54 | 3.51 |" in text  # beside 300W, WFLW and COFW
+    assert "| Hub-Pathway | 6.30 ± 0.10 | 3 | 3.33 | 4.54 | 3.51 |" in text  # beside 300W, WFLW and COFW
     assert "| Mean face | 18.00 |" in text and "outer corners of the eyes (inter-ocular)" in text
     assert "**Hub-Pathway**, seed 0" in text and "Not comparable with the paper" in text
 
 
-def test_the_landmark_notebook_without_computing_shows_what_there_is(tmp_path: Path):
-    done, notebook = execute("landmarks", tmp_path, "dataset=faces68", "profile=mini", "compute=False")
-    assert done.returncode == 0, done.stderr
+def test_the_landmark_notebook_without_computing_shows_what_there_is(execute: Execute):
+    error, notebook = execute("landmarks", "dataset=faces68", "profile=mini", "compute=False")
+    assert not error, error
     text = "\n".join(outputs(notebook, "text/markdown"))
-    assert "| Hub-Pathway | not run | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")
+    assert "| Hub-Pathway | not run |  | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")
 
 
 def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):
-    done, notebook = execute("cls", tmp_path, "dataset=digit")
+    out = tmp_path / "out.ipynb"
+    source = CHECKOUT / "notebooks/cls.ipynb"
+    command = [sys.executable, "-m", "papermill", source, out, "-k", "python3", "-p", "dataset", "digit"]  # as a user
+    done = subprocess.run(command, env=os.environ | settings(tmp_path), cwd=tmp_path, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=180)  # fmt: skip
+    notebook = read(out)
     assert done.returncode != 0 and "did you mean 'digits'" in done.stderr
     errors = [o for c in notebook.cells for o in c.get("outputs", []) if o.output_type == "error"]
     assert len(errors) == 1 and errors[0].ename == "ZoolibError"
     assert len("\n".join(errors[0].traceback).splitlines()) == 1
 
 
-def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_train(tmp_path: Path):
+def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_train(tmp_path: Path, execute: Execute):
     synthetic.fill(ResultStore(tmp_path / "records"), "digits", "digits-zoo", "finetune,hub_pathway,best_single")
     for name, parameters, expected, figures in (
         ("table", ["datasets=digits,cifar100"], "| Hub-Pathway | 89.0 ± 1.0 | not run | 83.31 |", 0),
@@ -230,7 +273,7 @@ def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_trai
         ("pathways", [], "best member on validation", 2),
         ("cost", [], "| One model | not run | 23.71 |", 0),
     ):
-        done, notebook = execute(name, tmp_path, *parameters)
-        assert done.returncode == 0, done.stderr
+        error, notebook = execute(name, *parameters)
+        assert not error, error
         assert expected in "\n".join(outputs(notebook, "text/markdown")), name
         assert len(outputs(notebook, "image/svg+xml")) == figures, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import http.server
+import json
 import sys
 import threading
 from collections.abc import Iterator
@@ -63,6 +64,46 @@ def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_not
     assert len({cell["id"] for cell in cells if cell["cell_type"] == "markdown"}) == 3
 
 
+def test_a_table_of_published_numbers_carries_no_profile_seed_commit_or_machine_of_ours():
+    published = code("Markdown(tables.markdown(paper_tables.published(table)))", TABLE["outputs"][0]["data"],
+                     tags=("published",))  # fmt: skip
+    cells = stamps.stamped(notebook(published, TABLE, END), "table-table1")["cells"]
+    theirs, ours = cells[1]["source"], cells[3]["source"]
+    assert "the papers' own numbers" in theirs and "{py:func}`table <zoolib.paper_tables.published>`" in theirs
+    assert not any(word in theirs for word in ("mini", "seeds", "abc1234", "Test CPU", "2026", "records.md"))
+    assert "abc1234" in ours and "papers' own" not in ours
+
+
+@pytest.mark.parametrize(
+    ("source", "figure", "table"),
+    [
+        ("curves = figures.pareto(frame)\narcade.episode(samples)", "arcade.episode", ""),
+        ("studies.rate_figure(studies.by_rate(frame))", "studies.rate_figure", "studies.by_rate"),
+        ("rankfigures.triples(rankings.table(here))", "rankfigures.triples", "rankings.table"),
+        ("galleries.examples(hub, 'moco')", "galleries.examples", ""),
+        ("widgets.gate_explorer(record, titles)", "widgets.gate_explorer", ""),
+        ("tables.markdown(choosing.cases_text(choosing.strategies(frame)))", "", "choosing.cases_text"),
+        ("frame = tables.compare(all)\ntables.markdown(tables.text(frame))", "", "tables.compare"),
+        ("tables.markdown(rankings.text(rankings.table(frame)))", "", "rankings.text"),
+        ("wide = paper_tables.values(store)\ntables.markdown(paper_tables.intervals(wide, focus))",
+         "", "paper_tables.intervals"),
+        ("pd.concat(store.records(specs))", "", ""),
+    ],
+)  # fmt: skip
+def test_a_stamp_names_the_function_that_makes_what_is_shown_last(source: str, figure: str, table: str):
+    assert (stamps.drawn_by(source, "figure"), stamps.drawn_by(source, "table")) == (figure, table)
+
+
+def test_every_notebook_cell_of_published_numbers_alone_is_marked_as_such():
+    marked, reads = {}, {}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+        marked[path.stem] = [cell["source"] for cell in cells if "published" in cell["metadata"].get("tags", [])]
+        reads[path.stem] = [cell["source"] for cell in cells if stamps.drawn_by("".join(cell["source"]), "table")
+                            in ("reference.published", "paper_tables.published")]  # fmt: skip
+    assert marked == reads and sum(map(len, marked.values())) == 4
+
+
 def test_a_page_of_several_summaries_points_to_them():
     other = code("Markdown(tables.summary(more))", {"text/markdown": SUMMARY.replace("mini", "lab")})
     assert "see *Provenance* below" in stamps.stamped(notebook(FIGURE, END, other), "lab")["cells"][1]["source"]
@@ -110,7 +151,7 @@ def test_the_landing_page_shows_means_and_a_widget_or_says_not_run(tmp_path: Pat
     synthetic.fill(store, "digits", "digits-zoo", "scratch,finetune,hub_pathway")
     store.save(with_outputs("digits-zoo", ["rotation", "jigsaw", "corruption"]))
     page = landing.fragment(store, 10)
-    assert "From scratch <b>51.0 %</b>, best single model <b>85.0 %</b>, Hub-Pathway <b>89.0 %</b>" in page
+    assert "From scratch <b>51.0 %</b>, best member on the test images <b>85.0 %</b>, Hub-Pathway <b>89.0 %</b>" in page
     assert (
         'id="zw-landing"' in page and page.count("data:image/png") == 10 and "@" not in page.split("<script")[0][-50:]
     )
@@ -128,7 +169,8 @@ def test_the_landing_page_is_about_the_case_in_which_transfer_gains_most(tmp_pat
         low = synthetic.result(spec)
         low.metrics["test"]["top1_accuracy"] = 20.0
         store.save(low)
-    assert landing.fragment(store, 10).startswith('<p class="zl-result">Tiles of land')
+    page = landing.fragment(store, 10)
+    assert page.startswith('<p class="zl-result">Tiles of land') and "the case where transfer gains most: " in page
 
 
 def test_a_standalone_widget_cannot_end_its_own_script():

@@ -47,6 +47,7 @@ def notebook(path: Path) -> tuple[str, dict[str, Any]]:
         failed = [output for output in outputs if output["output_type"] == "error"]
         if failed:
             raise ZoolibError(f"{path}: execution failed with {failed[0]['ename']}: {failed[0]['evalue']}")
+        _undate(outputs)
         tags = cell["metadata"].setdefault("tags", [])
         if {"parameters", "injected-parameters"} & set(tags) and "hide-input" not in tags:
             tags.append("hide-input")
@@ -61,6 +62,13 @@ def notebook(path: Path) -> tuple[str, dict[str, Any]]:
     if not any(cell.get("execution_count") or cell.get("outputs") for cell in cells if cell["cell_type"] == "code"):
         raise ZoolibError(f"{path}: never executed; run it with python -m zoolib run")
     return re.sub(r"[*`_]", "", title), content
+
+
+def _undate(outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Drop the time of drawing from figures, in which alone two builds of one page differ."""
+    for output in outputs:
+        if svg := output.get("data", {}).get("image/svg+xml"):
+            output["data"]["image/svg+xml"] = re.sub(r"<dc:date>.*?</dc:date>", "", "".join(svg))
 
 
 def _listing(titles: Mapping[str, str]) -> str:

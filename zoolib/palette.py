@@ -65,8 +65,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.5,
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
-    "svg.hashsalt": "zoolib",
 }
+mpl.rcParams["svg.hashsalt"] = "zoolib"  # not in the style: a figure is saved, and its SVG's names made, after that
 
 P = ParamSpec("P")
 

@@ -6,6 +6,8 @@ table, and link to the function that drew it and to the records.
 
 from __future__ import annotations
 
+import ast
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +17,13 @@ from zoolib import cards, games, tables
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
 
-_CALL = re.compile(r"\b(figures|routes|\w+_figures|widgets|tables|claims|\w+_tables|analyses)\.(\w+)\(")
+_CALL = re.compile(r"\b(\w+)\.(\w+)\(")
 _SUMMARY = re.compile(r"profile: (?P<profile>[\w, ]+) · seeds: (?P<seeds>[\d, ]+) · runs: (?P<runs>\d+)")
 _SHORT = ("commit", "machine", "date")
-_HELPERS = {"markdown", "text", "summary", "opening"}  # what every table passes through says nothing of its origin
+_HELPERS = {("tables", "text")}  # what every table passes through says nothing of its origin
 _SEVERAL = "profile, seeds, commit and machine: see *Provenance* below"
+_PUBLISHED = "the papers' own numbers, as transcribed in `reference/`; nothing was computed here"
+_RETURNS = {"figure": ("Figure", "Explorer"), "table": ("DataFrame",)}
 
 
 def stamped(content: dict[str, Any], stem: str) -> dict[str, Any]:
@@ -74,13 +78,38 @@ def _shows(cell: Mapping[str, Any]) -> str:
 
 
 def _stamp(cell: Mapping[str, Any], line: str, shown: str, stem: str) -> str:
-    calls = _CALL.findall("".join(cell["source"]))
-    drawn = next(((module, name) for module, name in calls if name not in _HELPERS), None)
-    parts = [line, "[records](../records.md)"] if line else ["computed by this page when the book was built"]
+    if "published" in cell["metadata"].get("tags", []):
+        parts = [_PUBLISHED]
+    else:
+        parts = [line, "[records](../records.md)"] if line else ["computed by this page when the book was built"]
     parts.append(f"{{download}}`notebook <{stem}.ipynb>`")
-    if drawn:
-        parts.append(f"{{py:func}}`{shown} <zoolib.{drawn[0]}.{drawn[1]}>`")
+    if drawn := drawn_by("".join(cell["source"]), shown):
+        parts.append(f"{{py:func}}`{shown} <zoolib.{drawn}>`")
     return ":::{div} stamp\n" + " · ".join(parts) + "\n:::\n"
+
+
+def drawn_by(source: str, shown: str) -> str:
+    """The function, as `module.name`, that makes a cell's last figure or table; nothing for a cell that calls none."""
+    if shown == "figure":
+        return next(reversed(_makers(source, shown)), "")
+    last = source.rpartition("tables.markdown(")[-1]  # what stands inside it is drawn, and its arguments only go in
+    return next(iter(_makers(last, shown) or _makers(source, shown)), "")
+
+
+def _makers(source: str, shown: str) -> list[str]:
+    """The functions of this package that a cell calls and that return what is shown."""
+    calls = [(module, name) for module, name in _CALL.findall(source) if (module, name) not in _HELPERS]
+    kinds = _RETURNS[shown]
+    return [f"{module}.{name}" for module, name in calls if _returned(module).get(name, "").endswith(kinds)]
+
+
+@functools.cache
+def _returned(module: str) -> dict[str, str]:
+    """What each function of a module of this package says that it returns; nothing for another name."""
+    path = Path(__file__).with_name(f"{module}.py")
+    body = ast.parse(path.read_text()).body if path.is_file() else []
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    return {node.name: ast.unparse(node.returns) for node in functions if node.returns}
 
 
 def run_yourself(content: Mapping[str, Any], stem: str) -> str:

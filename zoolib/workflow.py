@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -11,9 +12,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import experiment, games, runtime
+from zoolib import analyses, experiment, games, paper_tables, plans, rates, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
+from zoolib.grid import grid
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir, shared
 from zoolib.plans import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
@@ -24,28 +26,29 @@ from zoolib.spec import RunSpec, ZoolibError
 #: profiles whose runs take seconds
 SHORT = ("smoke", "mini")
 
-#: pages made of committed records, whatever the profile; a page whose records are not there is left out
+#: pages made of committed records, whatever the profile; a page with nothing to show is left out
+_ZOO = {"hub": "mini-zoo", "profile": "mini"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
-    "lab": {},
+    "lab": {"datasets": "cifar100,cars", "hub": "imagenet-lite"},
     "table-lab-table2": {"table": "table2_heterogeneous", "hub": "imagenet-lite", "datasets": "cifar100,cars"}
     | {"profile": "lab"},
-    "table-table1-mini-zoo": {"table": "table1_homogeneous", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
-    "table-table5-mini-zoo": {"table": "table5_data_dependent", "hub": "mini-zoo", "datasets": ",".join(TARGETS)},
-    "table-features-mini-zoo": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning", "hub": "mini-zoo"}
-    | {"datasets": "tiles,textures"},
-    "ablation-mini-zoo": {"hub": "mini-zoo", "datasets": "tiles,textures"},
-    "pathways-mini-zoo": {"hub": "mini-zoo", "datasets": ",".join(TARGETS)},
+    "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
+    "table-table5-mini-zoo": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_ZOO},
+    "table-features-mini-zoo": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning"}
+    | {"datasets": "tiles,textures", **_ZOO},
+    "ablation-mini-zoo": {"datasets": "tiles,textures", **_ZOO},
+    "pathways-mini-zoo": {"datasets": ",".join(TARGETS), **_ZOO},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
-    "tuning": {},
-    "tuning-mini-zoo": {"datasets": "tiles", "hub": "mini-zoo", "member": "supervised", "profile": "mini"},
+    "tuning": {"datasets": "cars", "hub": "imagenet-lite", "member": "efficientnet_lite0", "profile": "lab"},
+    "tuning-mini-zoo": {"datasets": "tiles", "member": "supervised", **_ZOO},
     "choosing": {},
     "rates": {},
     "pretexts": {},
-    "targets-mini-zoo": {"hub": "mini-zoo"},
-    "targets-mini-hub": {"hub": "mini-hub"},
+    "targets-mini-zoo": {"hub": "mini-zoo", "profiles": "mini,lab"},
+    "targets-mini-hub": {"hub": "mini-hub", "profiles": "mini,lab"},
     "routing": {},
     "ancestry": {},
     f"landmarks-faces68-{LANDMARK_HUB}": {"dataset": "faces68", "hub": LANDMARK_HUB, "methods": "all"}
@@ -97,33 +100,72 @@ def stamp(batch: str) -> Path:
 
 def pages(profile_name: str) -> dict[str, dict[str, str]]:
     """The notebooks of a profile's book: file stem -> parameters of `python -m zoolib run`."""
+    committed = ResultStore(shared("results"))
     core = {}
     for entry in CORE[profile_name]:
         plan = Plan(*entry)
-        name = f"{manifests.dataset(plan.dataset).task}-{plan.dataset}-{plan.hub}"
+        task = manifests.dataset(plan.dataset).task
+        name = f"{task}-{plan.dataset}-{plan.hub}"
         core[name] = {"dataset": plan.dataset, "hub": plan.hub, "methods": plan.methods, "profile": profile_name}
-        kept = (shared("results") / _records(core[name])).is_dir()  # then the page shows their seeds too
-        core[name] |= {"seeds": str(plan.seeds)} if plan.seeds and not kept else {}
+        whole = grid(task, plan.dataset, plan.hub, plan.methods, profile_name)
+        if plan.seeds and not all(map(committed.has, whole)):  # else the page shows the committed seeds too
+            core[name]["seeds"] = str(plan.seeds)
     ranked = {
         f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
         for dataset, hub in RANKED[profile_name][: len(CORE[profile_name][:1])]  # it shows every other ranking too
     }
-    analyses = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
-    named = {name: {**page, "profile": profile_name} for name, page in analyses.items()}
     short = profile_name if GAMES_CORE[profile_name] else "smoke"  # the page's own runs; its long ones are committed
     for game, methods in GAMES_CORE[short]:
         core[f"atari-{game}"] = {"game": game, "methods": games.possible(methods), "profile": short}
-    folder = shared("results")
-    committed = {name: chosen for name, chosen in COMMITTED_PAGES.items() if (folder / _records(chosen)).is_dir()}
-    return core | _explorers(profile_name) | ranked | named | committed
+    extra = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
+    optional = {name: {**page, "profile": profile_name} for name, page in extra.items()} | COMMITTED_PAGES
+    here = set(planned(profile_name))
+    full = {name: page for name, page in optional.items() if _shows_something(name, page, here, committed)}
+    return core | _explorers(profile_name) | ranked | full
 
 
-def _records(chosen: dict[str, str]) -> str:
-    """The folder below results/ without which a page of committed records has nothing to show."""
-    if "dataset" not in chosen:
-        return ""
-    dataset = chosen["dataset"]
-    return f"{manifests.dataset(dataset).task}/{dataset}/{chosen['hub']}/{chosen['profile']}"
+def _shows_something(page: str, chosen: dict[str, str], here: set[RunSpec], committed: ResultStore) -> bool:
+    """Whether the book computes, or the project has committed, a run of those that a page shows."""
+    specs = shown(page.split("-")[0], chosen)
+    return specs is None or not here.isdisjoint(specs) or any(map(committed.has, specs))
+
+
+def shown(name: str, chosen: dict[str, str]) -> list[RunSpec] | None:
+    """The runs whose records a page shows; None where it has something to show without any."""
+    hub, profile_name, datasets = chosen.get("hub", ""), chosen.get("profile", "lab"), _datasets(chosen)
+    if name in ("cls", "landmarks"):
+        return grid(name, chosen["dataset"], hub, chosen["methods"], profile_name)
+    if name in ("table", "ablation"):
+        found = paper_tables.specs_of(chosen.get("table", "table4_ablation"), hub, datasets, profile_name)
+        return [spec for specs in found.values() for spec in specs]
+    if name in ("lab", "pathways"):
+        return analyses.specs_of(hub, datasets, profile_name, {"lab": "all", "pathways": "hub_pathway"}[name])
+    if name == "tuning":
+        tuned = functools.partial(grid, "cls", hub=hub, methods="regularised", profile_name=profile_name)
+        pairs = [(dataset, share) for dataset in datasets for share in plans.SHARES]
+        return [s for d, share in pairs for s in tuned(d, members=[chosen["member"]], label_fraction=share)]
+    if name == "targets":
+        return [spec for part in chosen["profiles"].split(",") for spec in plans.targets(hub, part)]
+    if name == "cost":
+        return plans.costs(hub, profile_name)
+    if name == "rates":
+        return [spec for studied in rates.TARGETS for spec in plans.rate_study(studied)]
+    return {"ancestry": plans.ancestry, "routing": plans.routing}[name]() if name in ("ancestry", "routing") else None
+
+
+def _datasets(chosen: dict[str, str]) -> list[str]:
+    return paper_tables.split(chosen.get("datasets", chosen.get("dataset", "")))
+
+
+def committed_records(page: str, chosen: dict[str, str]) -> list[Path]:
+    """The committed records that a page may show: those of its datasets and its hub, or all where it names none."""
+    name = page.split("-")[0]
+    if name in ("walkthrough", "pretexts"):
+        return []
+    given = {} if name in ("ranking", "atari") else chosen  # their one case stands beside every other
+    task = {"ranking": "cls", "cost": "cost", "atari": games.TASK}.get(name, "*")
+    folders = [f"{task}/{dataset}/{given.get('hub', '*')}" for dataset in _datasets(given) or ["*"]]
+    return sorted(path for folder in folders for path in shared("results").glob(f"{folder}/*/*.json"))
 
 
 def _explorers(profile_name: str) -> dict[str, dict[str, str]]:
