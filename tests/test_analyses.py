@@ -132,7 +132,7 @@ def test_a_table_has_ours_beside_the_papers_and_an_average_over_what_is_complete
     ]
     assert table.loc["Ensemble of the top k"].tolist()[1:3] == ["89.0 ± 1.0", "82.85"]
     assert table.loc["Oracle", "cars, here"] == "not run" and table.loc["Oracle", "cars, paper"] == "94.86"
-    assert table.loc["Ensemble of the top k", "average, here"] == "89.0 ± 1.0 (3 seeds)"
+    assert table.loc["Ensemble of the top k", "average, here"] == "89.0 ± 1.0"
     assert "over digits, cifar100, of the seeds" in table.attrs["average"]
 
 
@@ -143,8 +143,9 @@ def test_an_average_is_made_of_the_seeds_that_a_method_has_on_every_dataset():
     means = paper_tables.averages(wide)
     assert means["a"].tolist() == [30.0, 40.0, 50.0] and "c" not in means
     assert means["b"].dropna().to_dict() == {0: 30.0}  # seed 1 is missing on x and seed 2 on y
-    assert paper_tables._average(means, "a", False) == "40.0 ± 10.0 (3 seeds)"
-    assert paper_tables._average(means, "b", False) == "30.0 (1 seed)"
+    assert paper_tables._average(means, "a", False, 3) == "40.0 ± 10.0"
+    assert paper_tables._average(means, "a", False, 4) == "40.0 ± 10.0 (3 seeds)"
+    assert paper_tables._average(means, "b", False, 3) == "30.0 (1 seed)"
 
 
 def test_only_what_is_significantly_best_is_bold_and_the_oracle_does_not_compete(tmp_path):

@@ -84,13 +84,10 @@ def strategies_text(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, (heading, trained, tested) in STRATEGIES.items():
         cases = len(wide[wide[name].notna()].groupby(level=KEY)) if name in wide else 0
-        row = {"what you do": heading, "trains": trained, "runs at test time": tested, "cases": str(cases or "")}
-        over = {"a model at random": NOT_RUN, "the best on validation images": NOT_RUN}
-        if cases:
-            shared = f", {cases} shared case{'s' if cases > 1 else ''}" if name != REFERENCE else ""
-            over["a model at random"] = _paired(wide, name, "random")
-            over["the best on validation images"] = _paired(wide, name, REFERENCE) + shared
-        rows.append(row | {f"points above {what}": text for what, text in over.items()})
+        row = {"what you do": heading, "trains": trained, "runs": tested, "cases": str(cases or "")}
+        for other in ("random", REFERENCE):
+            row[f"points over {other}"] = _paired(wide, name, other) if cases else NOT_RUN
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -103,7 +100,7 @@ def _paired(wide: pd.DataFrame, name: str, other: str) -> str:
 def cases_text(found: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, hub and profile, one column a strategy: test accuracy in percent, the mean over its seeds."""
     wide = found.pivot_table(index=KEY, columns="strategy", values="accuracy", sort=False)
-    wide = wide.reindex(columns=list(STRATEGIES))
+    wide = wide.reindex(columns=[name for name in STRATEGIES if name in wide])
     text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}").reset_index()
     text.insert(0, "case", [f"{d} · {h} · {p}" for d, h, p in text[KEY].to_numpy()])
     return text.drop(columns=KEY).rename(columns=_SHORT)

@@ -78,10 +78,11 @@ def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> 
     if len(done) > 1:
         means = averages(wide)
         champion = stats.best(ranked(means))
-        result["average, here"] = [_average(means, n, n == champion) if n in means else "—" for n in rows]
+        most = int(means.notna().sum().max())
+        result["average, here"] = [_average(means, n, n == champion, most) if n in means else "—" for n in rows]
         result.attrs["average"] = (
-            f"The average here is over {', '.join(done)}, of the seeds (in brackets) that a method has on every one of "
-            "them; the paper's is over its own datasets and stands in its table below."
+            f"The average here is over {', '.join(done)}, of the seeds that a method has on every one of them: {most}, "
+            "or as many as stand in brackets. The paper's is over its own datasets and stands in its table below."
         )
     return result
 
@@ -118,10 +119,10 @@ def _cell(wide: pd.DataFrame, name: str, bold: bool) -> str:
     return f"**{text}**" if bold else text
 
 
-def _average(means: pd.DataFrame, name: str, bold: bool) -> str:
-    """The cell of an average, with the number of seeds that it is made of."""
+def _average(means: pd.DataFrame, name: str, bold: bool, most: int) -> str:
+    """The cell of an average, with the number of its seeds where another method has more."""
     count = int(means[name].notna().sum())
-    return _cell(means, name, bold) + (f" ({count} seeds)" if count > 1 else "")
+    return _cell(means, name, bold) + (f" ({count} seeds)" if 1 < count < most else "")
 
 
 def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
