@@ -25,6 +25,7 @@ LAYERS = (
     ("experiment", "pretraining", "own"),
     ("pretraining.recipes",),
     ("methods.*", "rl.runs", "rl.sources", "costs"),
+    ("methods.penalties",),
     ("methods.guided",),
     ("recipe", "rl.loop", "rl.slots"),
     ("rl.der",),

@@ -18,7 +18,8 @@ from zoolib.method import Method, Output
 from zoolib.methods import METHODS, SETS, regularized
 from zoolib.methods.btuning import BTuning, FeatureDistillation, choose_teachers
 from zoolib.methods.guided import last_convolutions
-from zoolib.methods.regularized import BSS, Anchored, BiTuning, CoTuning, Delta, LwF, filter_attention, loss_rises
+from zoolib.methods.penalties import BSS, Anchored, BiTuning, CoTuning, Delta, LwF
+from zoolib.methods.regularized import filter_attention, loss_rises
 from zoolib.nets import NETS
 from zoolib.results import ResultStore
 from zoolib.runtime import device
