@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from zoolib.data import manifests
-from zoolib.grid import grid
-from zoolib.methods import METHODS
+from zoolib.grid import grid, usual_options
 from zoolib.plans import sweep
 from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
@@ -114,7 +113,7 @@ def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], pr
         raise ZoolibError(f"option is {option!r}; use 'top_k' or 'explore_weight'")
     plans = [plan for name in datasets for plan in sweep(name, hub)]
     specs = {s: None for p in plans for s in grid("cls", p.dataset, p.hub, p.methods, profile, 0, **dict(p.options))}
-    own = {**METHODS["hub_pathway"].options, **PROFILES[profile].options.get("hub_pathway", {})}
+    own = usual_options("hub_pathway", PROFILES[profile])
     default = {name: own[name] for name in ("top_k", "explore_weight")}
     rows = []
     for result in store.records(specs):

@@ -22,15 +22,10 @@ from zoolib.tables import NOT_RUN
 _DASHES: dict[str, object] = {"": "-", "seaquest": (0, (4, 1.5)), "riverraid": (0, (1, 1.2))}
 
 
-def title(method: str, member: str = "") -> str:
-    """How tables and figures call a method, or the fine-tuning of one source."""
-    return games.title(method, member)
-
-
 def opening(specs: Sequence[RunSpec]) -> str:
     """What the short runs of a page are, in one sentence."""
     spec = specs[0]
-    names = ", ".join(dict.fromkeys(title(s.method) for s in specs))
+    names = ", ".join(dict.fromkeys(games.title(s.method) for s in specs))
     return (
         f"**{games.GAMES[spec.dataset].title}** (`{spec.dataset}`); sources: "
         f"{', '.join(games.GAMES[name].title for name in games.SOURCES)}; short runs: profile `{spec.profile}`, "
@@ -60,7 +55,7 @@ def scores(frame: pd.DataFrame, specs: Iterable[RunSpec]) -> pd.DataFrame:
             origin if origin == RECOMPUTED else f"{origin} {str(commit)[:7]}"
             for origin, commit in chosen[["origin", "commit"]].itertuples(index=False)
         )
-        rows[title(method, member)] = _row(game, values, planned, int(episodes), ", ".join(stamps))
+        rows[games.title(method, member)] = _row(game, values, planned, int(episodes), ", ".join(stamps))
     rows["Random, published"] = _row(game, pd.Series([game.random]), 0, 0, "quoted")
     rows["Human, published"] = _row(game, pd.Series([game.human]), 0, 0, "quoted")
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -92,8 +87,8 @@ def random_difference(frame: pd.DataFrame, game: str, method: str = "scratch") -
     ours, random = (frame[frame["method"] == name]["value"] for name in (method, "random"))
     name = games.GAMES[game].title
     if ours.empty or random.empty:
-        return f"{name}: {title(method)} or {title('random')} has not been run."
-    return f"{name}: {title(method)} scores {ours.mean():,.1f}, random play {random.mean():,.1f}."
+        return f"{name}: {games.title(method)} or {games.title('random')} has not been run."
+    return f"{name}: {games.title(method)} scores {ours.mean():,.1f}, random play {random.mean():,.1f}."
 
 
 def source_table() -> pd.DataFrame:
@@ -122,7 +117,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
     for method in games.METHODS:
         means = frame[frame["method"] == method].groupby("metric")["value"].mean()
         if len(means):
-            rows[title(method)] = {
+            rows[games.title(method)] = {
                 head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
@@ -159,7 +154,7 @@ def rewards(curves: pd.DataFrame, names: Sequence[str], random: pd.DataFrame | N
             seeds = chosen.groupby(["iteration", "seed"])["value"].mean().groupby("iteration")
             steps = seeds.mean().index.to_numpy() / 1000
             colour = method_colour(method)
-            axes.plot(steps, seeds.mean(), color=colour, ls=_DASHES[member], label=title(method, member))
+            axes.plot(steps, seeds.mean(), color=colour, ls=_DASHES[member], label=games.title(method, member))
             if chosen["seed"].nunique() > 1:
                 axes.fill_between(steps, seeds.min(), seeds.max(), color=colour, alpha=0.15, lw=0)
         if mine.empty:

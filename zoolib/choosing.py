@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from zoolib.data import manifests
-from zoolib.methods import METHODS
+from zoolib.grid import usual_options
 from zoolib.profiles import PROFILES
 from zoolib.tables import NOT_RUN, title
 
@@ -70,7 +70,7 @@ def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.S
 
 def _usual(name: str, profile_name: str) -> str:
     """A method's options as the profile sets them, in the words of a frame of records."""
-    options = {**METHODS[name].options, **PROFILES[profile_name].options.get(name, {})}
+    options = usual_options(name, PROFILES[profile_name])
     return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
 
 

@@ -74,10 +74,17 @@ def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     return chosen
 
 
+def usual_options(name: str, profile: Profile, task: str = "cls") -> dict[str, Any]:
+    """A method's options as a profile sets them for a task; none for a method that is not of the one table."""
+    card = METHODS.get(name)
+    own = {**card.options, **card.task_options.get(task, {})} if card else {}
+    return {**own, **profile.options.get(name, {})}
+
+
 def _options(
     card: MethodCard, task: str, profile: Profile, changed: dict[str, Any], hub: HubManifest
 ) -> tuple[tuple[str, Any], ...]:
-    options = {**card.options, **card.task_options.get(task, {}), **profile.options.get(card.name, {})}
+    options = usual_options(card.name, profile, task)
     if str(options.get("teachers", "")).isdigit():  # a hub of fewer has them all
         options["teachers"] = str(min(int(options["teachers"]), len(hub.members)))
     return tuple(sorted({**options, **{k: v for k, v in changed.items() if k in options}}.items()))

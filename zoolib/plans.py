@@ -267,6 +267,11 @@ def rate_study(hub: str) -> list[RunSpec]:
     ]
 
 
+def rate_studies() -> list[RunSpec]:
+    """The studies of every hub whose learning rates are chosen so."""
+    return [spec for hub in rates.TARGETS for spec in rate_study(hub)]
+
+
 def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     """The specifications of a profile's core (what the book computes) or of all its records, needed runs included."""
     name = profile(profile_name).name
@@ -279,7 +284,7 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
     if (name, which) == ("lab", "all"):
         specs += [*ancestry(), *routing()]
     if (name, which) == (rates.CHOSEN_IN, "all"):
-        specs += [spec for hub in rates.TARGETS for spec in rate_study(hub)]
+        specs += rate_studies()
     for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:
         specs += grid(games.TASK, game, games.HUB, games.possible(methods), name)
     everything = [run for spec in specs for run in [*needed(spec), spec]]

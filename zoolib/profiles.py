@@ -43,11 +43,21 @@ def _generator(width: int, size: int) -> dict[str, dict[str, Any]]:
     return {name: {"generator_width": width, "generator_size": size} for name in _WITH_GENERATOR}
 
 
+# Images as they are, at 32 pixels.
+_AT_32: dict[str, Any] = {"image_size": 32, "decode_size": 32, "crop": "shift", "val_fraction": 0.2}
+
 # Few labels at the images' own 32 pixels, where a packaged zoo can be told from training from scratch.
 _SMALL_IMAGES: dict[str, Any] = {
-    "image_size": 32, "decode_size": 32, "crop": "shift", "batch_size": 64, "iterations": 300, "milestones": (180, 260),
-    "eval_every": 100, "val_fraction": 0.2,
+    **_AT_32, "batch_size": 64, "iterations": 300, "milestones": (180, 260), "eval_every": 100,
 }  # fmt: skip
+
+# Training images a class of the small sets, as few as leave room for what pre-training brings.
+_PER_CLASS = {"textures": 5, "shapes": 10, "gliders": 20, "tiles": 10, "mixture": 40}
+
+
+def _per_class(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return {name: {**settings, "train_per_class": count} for name, count in _PER_CLASS.items()}
+
 
 # Landmarks (Hub-Pathway, section 4.2): Adam, scale 0.75 to 1.25, rotation up to 30 degrees, flip.
 _LANDMARKS: dict[str, Any] = {
@@ -79,16 +89,13 @@ PROFILES: dict[str, Profile] = {
         "a few steps of every method: shows that the machinery runs, its numbers mean nothing",
         seeds=1,
         settings=Settings(
-            image_size=32,
-            decode_size=32,
+            **_AT_32,
             batch_size=16,
             iterations=4,
             milestones=(3,),
-            crop="shift",
             test_crops=1,
             train_per_class=10,
             test_limit=60,
-            val_fraction=0.2,
             eval_every=2,
         ),
         tasks={
@@ -102,27 +109,13 @@ PROFILES: dict[str, Profile] = {
         "Mini: a laptop without a GPU or a network",
         "small real data and packaged models; minutes on two cores",
         seeds=3,
-        settings=Settings(
-            image_size=32,
-            decode_size=32,
-            batch_size=32,
-            iterations=150,
-            milestones=(90, 130),
-            crop="shift",
-            test_crops=1,
-            val_fraction=0.2,
-            eval_every=30,
-        ),
+        settings=Settings(**_AT_32, batch_size=32, iterations=150, milestones=(90, 130), test_crops=1, eval_every=30),
         datasets={
             "digits": {"train_per_class": 10},
             "cifar100": {"train_per_class": 40, "test_limit": 2000},
             "cars": {"image_size": 64, "decode_size": 72, "crop": "resized", "crop_scale": (0.5, 1.0)},
             "cifar100-novel": {"train_per_class": 20, "test_limit": 2000},
-            "textures": {"train_per_class": 5},
-            "shapes": {"train_per_class": 10},
-            "gliders": {"train_per_class": 20},
-            "tiles": {"train_per_class": 10},
-            "mixture": {"train_per_class": 40},
+            **_per_class({}),
         },
         tasks={
             "landmarks": _LANDMARKS
@@ -150,11 +143,7 @@ PROFILES: dict[str, Profile] = {
             "cifar100": {"image_size": 48, "decode_size": 52, "iterations": 600, "milestones": (400, 520)},
             "cars": {"iterations": 1000, "milestones": (700, 900)},
             "cifar100-novel": {**_SMALL_IMAGES, "train_per_class": 50},
-            "textures": {**_SMALL_IMAGES, "train_per_class": 5},
-            "shapes": {**_SMALL_IMAGES, "train_per_class": 10},
-            "gliders": {**_SMALL_IMAGES, "train_per_class": 20},
-            "tiles": {**_SMALL_IMAGES, "train_per_class": 10},
-            "mixture": {**_SMALL_IMAGES, "train_per_class": 40},
+            **_per_class(_SMALL_IMAGES),
         },
         tasks={
             "landmarks": _LANDMARKS

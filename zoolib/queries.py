@@ -18,7 +18,7 @@ import pandas as pd
 
 from zoolib import analyses, games, routes
 from zoolib.data import manifests
-from zoolib.methods import METHODS
+from zoolib.grid import usual_options
 from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
@@ -63,9 +63,7 @@ class Records:
 
 
 def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> bool:
-    card = METHODS.get(spec.method)
-    defaults = {**(card.options if card else {}), **PROFILES[profile].options.get(spec.method, {})}
-    return dict(spec.options) == {**defaults, **changed}
+    return dict(spec.options) == {**usual_options(spec.method, PROFILES[profile], spec.task), **changed}
 
 
 def _run(spec: RunSpec) -> Run:

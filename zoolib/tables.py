@@ -10,6 +10,7 @@ import pandas as pd
 
 from zoolib import reference
 from zoolib.data import manifests
+from zoolib.grid import usual_options
 from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
 from zoolib.results import RECOMPUTED, Result
@@ -254,9 +255,7 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
             for f in fields(Settings)
             if f.name != "eval_every"
         ]
-        card = METHODS.get(spec.method)
-        own = {**card.options, **card.task_options.get(spec.task, {})} if card else {}
-        defaults = {**own, **paper.options.get(spec.method, {})}
+        defaults = usual_options(spec.method, paper, spec.task)
         pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]
         for setting, here, there in pairs:
             if here != there:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import analyses, experiment, games, paper_tables, plans, rates, runtime
+from zoolib import analyses, experiment, games, paper_tables, plans, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
 from zoolib.grid import grid
@@ -141,16 +140,14 @@ def shown(name: str, chosen: dict[str, str]) -> list[RunSpec] | None:
     if name in ("lab", "pathways"):
         return analyses.specs_of(hub, datasets, profile_name, {"lab": "all", "pathways": "hub_pathway"}[name])
     if name == "tuning":
-        tuned = functools.partial(grid, "cls", hub=hub, methods="regularised", profile_name=profile_name)
-        pairs = [(dataset, share) for dataset in datasets for share in plans.SHARES]
-        return [s for d, share in pairs for s in tuned(d, members=[chosen["member"]], label_fraction=share)]
+        tuned = [s for s in plans.tunings(profile_name) if s.dataset in datasets and s.hub == hub]
+        return [spec for spec in tuned if spec.member == chosen["member"]]
     if name == "targets":
         return [spec for part in chosen["profiles"].split(",") for spec in plans.targets(hub, part)]
     if name == "cost":
         return plans.costs(hub, profile_name)
-    if name == "rates":
-        return [spec for studied in rates.TARGETS for spec in plans.rate_study(studied)]
-    return {"ancestry": plans.ancestry, "routing": plans.routing}[name]() if name in ("ancestry", "routing") else None
+    studies = {"ancestry": plans.ancestry, "routing": plans.routing, "rates": plans.rate_studies}
+    return studies[name]() if name in studies else None
 
 
 def _datasets(chosen: dict[str, str]) -> list[str]:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from zoolib import features, regularizers
+from zoolib.grid import check_option
 from zoolib.hub import HubModel
 from zoolib.method import Output
 from zoolib.methods.guided import Guided
 from zoolib.recipe import Context, Outcome
-from zoolib.spec import ZoolibError
 from zoolib.tasks import Task
 from zoolib.transferability import LogME, logme, softmax_weights
 
@@ -85,16 +85,10 @@ def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
 
     Raises ZoolibError for a number outside 1..m, an unknown name, or a name given twice.
     """
-    order = sorted(ranked, key=lambda name: -ranked[name].score)
-    if asked.strip().isdigit():
-        if not 1 <= int(asked) <= len(order):
-            raise ZoolibError(
-                f"teachers is {asked!r}; use 1 to {len(order)}, the number of models in the hub, or names"
-            )
-        return order[: int(asked)]
+    check_option("teachers", asked, "cls", list(ranked))
     names = [name.strip() for name in asked.split(",") if name.strip()]
-    if not names or any(name not in ranked for name in names) or len(set(names)) < len(names):
-        raise ZoolibError(f"teachers is {asked!r}; use a number, or names among {', '.join(ranked)}, each once")
+    if len(names) == 1 and names[0].isdigit():
+        return sorted(ranked, key=lambda name: -ranked[name].score)[: int(names[0])]
     return names
 
 
