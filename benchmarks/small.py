@@ -17,7 +17,7 @@ TARGET = 1000.0  # images a second
 def _step(lower: bool) -> Step:
     network = mini_resnet()
     model = nn.Sequential(network, nn.Linear(network.num_features, CLASSES)).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, fused=True)
+    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
     x = torch.rand(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     target = torch.randint(CLASSES, (BATCH,))
 

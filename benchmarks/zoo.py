@@ -41,7 +41,7 @@ def resnet50() -> nn.Module:
 
 def train_step(model: nn.Module, x: Tensor, precision: str = "float32") -> Step:
     """Forward and backward of a sum over outputs, and an SGD step."""
-    optimiser = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9, fused=True)
+    optimiser = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
 
     def step() -> None:
         model.train()

@@ -266,8 +266,9 @@ class Late(Plain):
         return Output(self.second(logits) if self.steps > 1 else logits)
 
 
-def test_a_part_that_gets_its_first_gradient_late_is_trained_from_then_on():
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_part_that_gets_its_first_gradient_late_is_trained_from_then_on(optimiser: str):
     method = Late()
-    before = method.second.weight.detach().clone()
-    train.fit(method, data(), TASK, SETTINGS, seed=0, machine=CPU)
+    before, settings = method.second.weight.detach().clone(), dataclasses.replace(SETTINGS, optimiser=optimiser)
+    train.fit(method, data(), TASK, settings, seed=0, machine=CPU)
     assert method.steps == SETTINGS.iterations and not torch.equal(method.second.weight, before)
