@@ -9,6 +9,7 @@ from torch import nn
 from benchmarks import Row, Step, interleaved
 from zoolib.nets import mini_resnet
 from zoolib.runtime import native_bfloat16
+from zoolib.train import sgd
 
 BATCH, SIZE, CLASSES = 64, 32, 50
 TARGET = 1000.0  # images a second
@@ -17,7 +18,7 @@ TARGET = 1000.0  # images a second
 def _step(lower: bool) -> Step:
     network = mini_resnet()
     model = nn.Sequential(network, nn.Linear(network.num_features, CLASSES)).to(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True)
+    optimiser = sgd([{"params": list(model.parameters()), "lr": 0.1}], nesterov=True)
     x = torch.rand(BATCH, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     target = torch.randint(CLASSES, (BATCH,))
 

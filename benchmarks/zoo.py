@@ -12,6 +12,7 @@ from benchmarks import Row, Step, interleaved
 from benchmarks.grouped import aggregate_grouped
 from zoolib.layers.surgery import aggregate
 from zoolib.nets import ResNet
+from zoolib.train import sgd
 
 MODELS = 5
 # The worst ratio that passes, by network, mode and method; over the grouped baseline by precision.
@@ -41,7 +42,7 @@ def resnet50() -> nn.Module:
 
 def train_step(model: nn.Module, x: Tensor, precision: str = "float32") -> Step:
     """Forward and backward of a sum over outputs, and an SGD step."""
-    optimiser = torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9)
+    optimiser = sgd([{"params": list(model.parameters()), "lr": 1e-4}])
 
     def step() -> None:
         model.train()

@@ -1,5 +1,6 @@
 """The one training loop: resuming, stopping on nonsense, schedules, evaluation."""
 
+import copy
 import dataclasses
 import math
 
@@ -272,3 +273,19 @@ def test_a_part_that_gets_its_first_gradient_late_is_trained_from_then_on(optimi
     before, settings = method.second.weight.detach().clone(), dataclasses.replace(SETTINGS, optimiser=optimiser)
     train.fit(method, data(), TASK, settings, seed=0, machine=CPU)
     assert method.steps == SETTINGS.iterations and not torch.equal(method.second.weight, before)
+
+
+def test_sgd_steps_as_torchs_plain_one_also_where_a_gradient_comes_late(monkeypatch):
+    def plain(method, settings):
+        groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
+        momentum = {"momentum": settings.momentum, "nesterov": settings.nesterov}
+        return torch.optim.SGD(groups, weight_decay=settings.weight_decay, **momentum)
+
+    torch.manual_seed(0)
+    method = Late()
+    other = copy.deepcopy(method)
+    train.fit(method, data(), TASK, SETTINGS, seed=0, machine=CPU)
+    monkeypatch.setattr(train, "_optimiser", plain)
+    train.fit(other, data(), TASK, SETTINGS, seed=0, machine=CPU)
+    for mine, theirs in zip(method.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)

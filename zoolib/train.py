@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,10 +90,22 @@ def _optimiser(method: Method, settings: Settings) -> torch.optim.Optimizer:
     groups = [{**group, "base_lr": group["lr"]} for group in method.param_groups(settings.lr)]
     if settings.optimiser == "adam":
         return torch.optim.Adam(groups, weight_decay=settings.weight_decay, fused=True)
-    # Not fused: that step fails where a model that no image was routed to at first has no momentum yet.
-    return torch.optim.SGD(
-        groups, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
-    )
+    return sgd(groups, settings.momentum, settings.nesterov, settings.weight_decay)
+
+
+def sgd(
+    groups: Iterable[Any], momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Torch's fused SGD for groups that have their `lr`, also where a gradient comes later than others.
+
+    That step fails where some parameters have a momentum and others, of a model that no image was routed to yet, have
+    none. From zero the first momentum is the first gradient, as it is where there is none.
+    """
+    found = torch.optim.SGD(groups, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True)
+    if momentum:
+        for parameter in (parameter for group in found.param_groups for parameter in group["params"]):
+            found.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return found
 
 
 def _step(
