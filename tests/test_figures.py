@@ -121,7 +121,7 @@ def test_pathway_weights_are_the_means_of_the_samples(store: ResultStore):
     bars = [bar.get_width() for bar in figure.axes[0].patches]
     weights = frame.filter(like="weight:")
     np.testing.assert_allclose(bars, weights.mean().to_numpy(), rtol=1e-6)
-    drawn = figure.axes[1].images[0].get_array()
+    drawn = figure.axes[1].collections[0].get_array()
     np.testing.assert_allclose(drawn[3], weights[frame["label"] == 3].mean().to_numpy(), rtol=1e-5)
     assert drawn.shape == (10, 3)
     assert [to_hex(bar.get_facecolor()) for bar in figure.axes[0].patches] == [
@@ -132,7 +132,7 @@ def test_pathway_weights_are_the_means_of_the_samples(store: ResultStore):
 def test_the_gating_heat_map_has_layers_in_order_and_mean_gates(store: ResultStore):
     frame = samples(store, "zoo_tuning")
     figure = figures.gating_heatmap(frame, titles=["A", "B", "C"])
-    drawn = figure.axes[0].images[0].get_array()
+    drawn = figure.axes[0].collections[0].get_array()
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == list(synthetic.LAYERS)
     assert drawn.shape == (len(synthetic.LAYERS), 3)
     np.testing.assert_allclose(drawn[1], np.stack(frame["gates:layer1.conv1"]).astype(float).mean(0))

@@ -88,7 +88,7 @@ def test_the_map_marks_wrong_predictions_by_crosses(kind: str, request: pytest.F
 def test_gate_panels_draw_the_mean_and_each_groups_difference(gated: pd.DataFrame):
     gates, layers = routes.gates_of(gated)
     figure = routes.gate_panels(gated, {"class 1": gated["label"] == 1, "image 0": np.array([0])}, titles=list("ABC"))
-    drawn = [np.asarray(axes.images[0].get_array()) for axes in figure.axes[:3]]
+    drawn = [np.asarray(axes.collections[0].get_array()) for axes in figure.axes[:3]]
     assert layers == [f"layer{i}" for i in range(5)]
     assert np.allclose(drawn[0], gates.mean(0))
     assert np.allclose(drawn[1], gates[2:].mean(0) - gates.mean(0))

@@ -12,14 +12,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from zoolib.data import manifests
-from zoolib.palette import HEAT as _HEAT
 from zoolib.palette import WIDTH as _WIDTH
-from zoolib.palette import member_colours, method_colour, method_marker, styled
+from zoolib.palette import heat_map, member_colours, method_colour, method_marker, styled
 from zoolib.spec import ZoolibError
 from zoolib.tables import order, title
 
@@ -198,10 +196,11 @@ def pathway_weights(
     left.set_xlabel("Mean weight")
     by_class = weights.groupby(labels).mean()
     few = len(by_class) <= 20
-    image = _heat(right, by_class.to_numpy(), names)
-    if few:
-        right.set_yticks(range(len(by_class)), [classes[i] if classes else str(i) for i in by_class.index])
-    right.set_ylabel("Class" if few else f"Class (0 to {by_class.index.max()})")
+    if few and classes:
+        by_class.index = pd.Index([classes[i] for i in by_class.index])
+    image = heat_map(right, by_class.set_axis(names, axis=1), vmin=0, yticklabels=True if few else 20)
+    _slant(right)
+    right.set_ylabel("Class" if few else f"Class (0 to {labels.max()})")
     figure.colorbar(image, ax=right, label="Mean weight", pad=0.02).outline.set_visible(False)
     return figure
 
@@ -222,22 +221,19 @@ def gating_heatmap(samples: pd.DataFrame, titles: Sequence[str] | None = None) -
         figsize=(_WIDTH * 0.8, 1.5 + (0.24 if len(layers) <= 20 else 0.15) * len(layers)), layout="constrained"
     )
     axes = figure.subplots()
-    image = _heat(axes, gates, names, low=None)
-    axes.set_yticks(range(len(layers)), [name.removeprefix("gates:") for name in layers])
-    axes.tick_params(axis="y", labelsize=7.5 if len(layers) > 20 else 8.5)
+    rows = [name.removeprefix("gates:") for name in layers]
+    image = heat_map(axes, pd.DataFrame(gates, rows, names), yticklabels=True)
+    _slant(axes)
     axes.set_ylabel("Layer")
     figure.colorbar(image, ax=axes, label="Mean gate", pad=0.02).outline.set_visible(False)
     return figure
 
 
-def _heat(axes: Axes, values: np.ndarray, names: Sequence[str], low: float | None = 0.0) -> AxesImage:
-    """Draw values (rows, members) as a heat map with the members along the bottom."""
-    image = axes.imshow(values, aspect="auto", cmap=_HEAT, vmin=low, interpolation="nearest")
-    slanted: dict[str, Any] = {"rotation": 20, "ha": "right", "rotation_mode": "anchor"} if len(names) > 2 else {}
-    axes.set_xticks(range(len(names)), names, **slanted)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    return image
+def _slant(axes: Axes) -> None:
+    """Turn the names along the bottom where there are many."""
+    if len(axes.get_xticklabels()) > 2:
+        for label in axes.get_xticklabels():
+            label.set(rotation=20, ha="right", rotation_mode="anchor")
 
 
 @styled

@@ -13,6 +13,9 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -80,6 +83,25 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             return draw(*args, **kwargs)
 
     return drawn
+
+
+def heat_map(axes: Axes, values: pd.DataFrame, colours: str = HEAT, **options: Any) -> QuadMesh:
+    """Draw a table as a heat map, its index down the side and its columns along the bottom; the numbers in a small one.
+
+    `options` are those of seaborn.heatmap, such as vmin.
+    """
+    import seaborn  # a second or more to load, for these figures alone
+
+    small = len(values) <= 25 and values.shape[1] <= 12
+    look: dict[str, Any] = {"annot": small, "fmt": ".2f", "annot_kws": {"size": 7.5}, "cbar": False, "cmap": colours}
+    look |= {"linewidths": 0.5} if small else {"rasterized": True}  # as cells of an SVG, a large one shows its seams
+    seaborn.heatmap(values, ax=axes, **(look | options))
+    axes.tick_params(length=0)
+    axes.tick_params(axis="y", rotation=0, labelsize=8.5 if len(values) <= 20 else 7.5)
+    axes.set(xlabel="", ylabel="")
+    mesh = axes.collections[0]
+    assert isinstance(mesh, QuadMesh)
+    return mesh
 
 
 def _mixed(colour: str, towards: float, share: float) -> str:

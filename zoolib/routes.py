@@ -7,6 +7,7 @@ column `gates:<layer>` (Zoo-Tuning). The colour of a member is that of every oth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
-from zoolib.palette import DIVERGING, HEAT, WIDTH, member_colours, styled
+from zoolib.palette import DIVERGING, HEAT, WIDTH, heat_map, member_colours, styled
 from zoolib.results import Result
 from zoolib.spec import ZoolibError, unknown
 
@@ -230,16 +231,15 @@ def gate_panels(samples: pd.DataFrame, groups: Mapping[str, np.ndarray], titles:
     tall = 1.5 + (0.22 if len(layers) <= 20 else 0.13) * len(layers)
     figure = Figure(figsize=(WIDTH, tall), layout="constrained")
     grid = figure.subplots(1, 1 + len(parts), sharey=True, squeeze=False)[0]
-    first = grid[0].imshow(mean, aspect="auto", cmap=HEAT, interpolation="nearest")
+    wide: dict[str, Any] = {"annot": False, "linewidths": 0, "yticklabels": True}
+    first = heat_map(grid[0], pd.DataFrame(mean, layers, names), **wide)
     for axes, (name, part) in zip(grid[1:], parts.items(), strict=True):
-        last = axes.imshow(part, aspect="auto", cmap=DIVERGING, vmin=-limit, vmax=limit, interpolation="nearest")
+        last = heat_map(axes, pd.DataFrame(part, layers, names), DIVERGING, vmin=-limit, vmax=limit, **wide)
         axes.set_title(name)
     grid[0].set_title("Mean")
-    grid[0].set_yticks(range(len(layers)), layers, size=7.5 if len(layers) <= 20 else 6)
     for axes in grid:
-        axes.set_xticks(range(len(names)), names, rotation=90, size=7.5)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
+        axes.tick_params(axis="x", rotation=90, labelsize=7.5)
+        axes.tick_params(axis="y", labelsize=7.5 if len(layers) <= 20 else 6)
     figure.colorbar(first, ax=grid, label="Mean gate", location="left", pad=0.02, shrink=0.8)
     figure.colorbar(last, ax=grid, label="Difference from the mean", pad=0.02, shrink=0.8)
     return figure
