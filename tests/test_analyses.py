@@ -136,6 +136,16 @@ def test_a_table_has_ours_beside_the_papers_and_an_average_over_what_is_complete
     assert "over digits, cifar100, of the seeds" in table.attrs["average"]
 
 
+def test_published_rows_stand_only_beside_datasets_of_the_paper(store):
+    """A member of the papers' hubs has nothing to show in a table without a column of theirs."""
+    rows = {}
+    for names in (["digits"], ["digits", "cars"]):
+        specs = paper_tables.specs_of("table2_heterogeneous", "mini-hub", names, "mini")
+        rows[len(names)] = set(paper_tables.compare(store, "table2_heterogeneous", specs).index)
+    assert {"Fine-tuning, Swin-T", "Fine-tuning, ConvNeXt-T"} <= rows[2] - rows[1]
+    assert "Hub-Pathway" in rows[1] and not any("Swin" in name for name in rows[1])
+
+
 def test_an_average_is_made_of_the_seeds_that_a_method_has_on_every_dataset():
     index = pd.MultiIndex.from_product([["x", "y"], [0, 1, 2]], names=["dataset", "seed"])
     wide = pd.DataFrame({"a": [10.0, 20, 30, 50, 60, 70], "b": [10.0, np.nan, 30, 50, 90, np.nan]}, index=index)

@@ -166,6 +166,17 @@ def test_differences_list_settings_and_options_that_are_not_the_papers(store: Re
     assert tables.differences(paper).empty
 
 
+def test_a_difference_on_some_datasets_names_them():
+    records = [
+        synthetic.result(grid("cls", name, "mini-zoo", ["scratch"], "mini", 1)[0])
+        for name in ("digits", "tiles", "shapes", "textures")
+    ]
+    table = tables.differences(records)
+    assert table.loc["batch_size", "methods"] == "all"
+    counts = table.loc["train_per_class"].set_index("here")["methods"].to_dict()
+    assert counts == {"10": "all on digits, tiles, shapes", "5": "all on textures"}
+
+
 def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
     table = tables.deviations(store.records(dataset="digits"))
     assert table.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}

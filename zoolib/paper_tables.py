@@ -98,15 +98,19 @@ def averages(wide: pd.DataFrame) -> pd.DataFrame:
 
 
 def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, str]:
-    """Title of each row -> the published method it stands beside ("" for none), planned ones first."""
+    """Title of each row -> the published method it stands beside ("" for none), planned ones first.
+
+    The others of the published table follow where one of the datasets is among its columns.
+    """
     papers_own = reference.is_papers_hub(hub)
     rows = {
         tables.title(s.method, s.member, s.hub): (s.member if papers_own else "") if s.member else s.method
         for planned in specs.values()
         for s in planned
     }
+    beside = any(manifests.dataset(name).paper_column is not None for name in specs)
     for name in dict.fromkeys(reference.published(table)["method"]):
-        if name not in rows.values():
+        if beside and name not in rows.values():
             rows[tables.papers_title(name, rows)] = name
     return rows
 

@@ -244,12 +244,14 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(records: Sequence[Result]) -> pd.DataFrame:
-    """What was set otherwise than in the `paper` profile, among what can change a number: here, paper, methods."""
+    """What was set otherwise than in the `paper` profile, among what can change a number: here, paper, methods.
+
+    Where it was on some datasets only, those are named after the methods.
+    """
     paper = PROFILES["paper"]
-    found: dict[tuple[str, str, str], list[str]] = {}
-    for result in records:
-        spec = result.spec
-        theirs, name = paper.resolve(spec.dataset, spec.task), title(spec.method)
+    found: dict[tuple[str, str, str], dict[tuple[str, str], None]] = {}
+    for spec in (result.spec for result in records):
+        theirs = paper.resolve(spec.dataset, spec.task)
         pairs = [
             (f.name, getattr(spec.settings, f.name), getattr(theirs, f.name))
             for f in fields(Settings)
@@ -259,10 +261,15 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
         pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]
         for setting, here, there in pairs:
             if here != there:
-                methods = found.setdefault((setting, _words(setting, here), _words(setting, there)), [])
-                methods += [name] if name not in methods else []
-    everyone = {title(result.spec.method) for result in records}
-    rows = [(*key, "all" if set(names) == everyone else ", ".join(names)) for key, names in found.items()]
+                key = setting, _words(setting, here), _words(setting, there)
+                found.setdefault(key, {})[title(spec.method), spec.dataset] = None
+    everyone = {title(result.spec.method): None for result in records}
+    everywhere = {result.spec.dataset: None for result in records}
+    rows = []
+    for key, where in found.items():
+        methods, datasets = dict.fromkeys(name for name, _ in where), dict.fromkeys(name for _, name in where)
+        text = "all" if methods.keys() == everyone.keys() else ", ".join(methods)
+        rows.append((*key, text if datasets.keys() == everywhere.keys() else f"{text} on {', '.join(datasets)}"))
     return pd.DataFrame(rows, columns=["setting", "here", "paper", "methods"]).set_index("setting")
 
 

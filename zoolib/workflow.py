@@ -26,7 +26,7 @@ from zoolib.spec import RunSpec, ZoolibError
 SHORT = ("smoke", "mini")
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
-_ZOO = {"hub": "mini-zoo", "profile": "mini"}
+_ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
@@ -35,10 +35,13 @@ COMMITTED_PAGES = {
     | {"profile": "lab"},
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
     "table-table5-mini-zoo": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_ZOO},
+    "table-table2-mini-hub": {"table": "table2_heterogeneous", "datasets": ",".join(TARGETS), **_HUB},
+    "table-table5-mini-hub": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_HUB},
     "table-features-mini-zoo": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning"}
     | {"datasets": "tiles,textures", **_ZOO},
     "ablation-mini-zoo": {"datasets": "tiles,textures", **_ZOO},
     "pathways-mini-zoo": {"datasets": ",".join(TARGETS), **_ZOO},
+    "pathways-mini-hub": {"datasets": ",".join(TARGETS), **_HUB},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
     "tuning": {"datasets": "cars", "hub": "imagenet-lite", "member": "efficientnet_lite0", "profile": "lab"},
