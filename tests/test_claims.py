@@ -33,10 +33,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> ResultStore:
-    """The same from one hub on three datasets: three cases."""
+    """The same from one hub on three datasets, three cases, of which Hub-Pathway's differ by 0.1 points."""
     store = ResultStore(tmp_path_factory.mktemp("three"))
-    for dataset in ("digits", "textures", "shapes"):
+    for more, dataset in ((-0.1, "digits"), (0.0, "textures"), (0.1, "shapes")):
         synthetic.fill(store, dataset, "digits-zoo")
+        for result in store.records(dataset=dataset, method="hub_pathway"):
+            made = synthetic.result(result.spec)
+            made.metrics["test"]["top1_accuracy"] += more
+            store.save(made)
     return store
 
 
@@ -81,10 +85,17 @@ def test_the_papers_own_numbers_support_the_claims_that_have_some():
     ([2.0, -2.5, 3.0], (0, None), UNDECIDED), ([5.0, 5.1], (0, None), UNDECIDED), ([], (0, None), NOT_RUN),
     ([math.nan], (0, None), NOT_RUN), ([0.2, -0.2, 0.1, 0.0], (-1, 1), SUPPORTED),
     ([3.0, 3.2, 3.1], (-1, 1), CONTRADICTED),
-    ([0.0, 0.0, 0.0], (0, None), UNDECIDED),
+    ([0.0, 0.0, 0.0], (0, None), UNDECIDED), ([2.0, 2.0, 2.0], (0, None), UNDECIDED),
 ])  # fmt: skip
 def test_the_rule_of_the_verdict(values: list[float], wanted: tuple[float | None, float | None], verdict: str):
     assert claims.judge(claim(wanted), Effects(values, [""] * len(values))).verdict == verdict
+
+
+def test_a_verdict_says_why_its_effect_has_no_interval():
+    for values, words in (([2.0], "one case"), ([2.0, 2.0, 2.0], "the same in every case")):
+        assert claims.effect_text(claims.judge(claim((0, None)), Effects(values, [""] * len(values)))).endswith(
+            f"[{words}]"
+        )
 
 
 def test_an_exact_effect_needs_one_case_and_a_measured_one_three():
@@ -232,7 +243,7 @@ def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_stor
     assert found["hub-pathway-costs-two-models"].verdict == CONTRADICTED  # all cost the same here
     assert found["atari-zoo-tuning-beats-scratch"].verdict == NOT_RUN
     board = claims.table(list(found.values()))
-    assert board["effect here [95 %]"][0] == "+4.0 points of accuracy [4.0, 4.0]" and len(board) == len(claims.claims())
+    assert board["effect here [95 %]"][0] == "+4.0 points of accuracy [3.8, 4.2]" and len(board) == len(claims.claims())
     none = claims.verdicts(ResultStore(tmp_path), "lab")
     assert claims.counts(none) == {SUPPORTED: 0, CONTRADICTED: 0, UNDECIDED: 0, NOT_RUN: len(none)}
 

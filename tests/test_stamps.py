@@ -48,6 +48,15 @@ TABLE = code(
 END = code("Markdown(tables.summary(records))", {"text/markdown": SUMMARY})
 
 
+def test_a_stamp_names_three_commits_and_counts_more():
+    for count, words in ((3, "commit aaa0, aaa1, aaa2 · Test CPU"), (4, "4 commits, listed in *Provenance* below")):
+        commits, dates = (", ".join(f"{word}{i}" for i in range(count)) for word in ("aaa", "2026-11-0"))
+        long = SUMMARY.replace("abc1234", commits).replace("2026-11-21", dates)
+        end = code("Markdown(tables.summary(records))", {"text/markdown": long})
+        stamp = stamps.stamped(notebook(FIGURE, end), "cls-digits")["cells"][1]["source"]
+        assert words in stamp and f"2026-11-00 to 2026-11-0{count - 1} ·" in stamp
+
+
 def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_notebook_and_function():
     print_only = code("widgets.picture(explorer)", {"image/svg+xml": "<svg/>"}, tags=("static-picture",))
     content = notebook(FIGURE, TABLE, print_only, END)

@@ -118,12 +118,15 @@ def paper_number(claim: Claim) -> str:
 
 
 def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float, float]:
-    """Mean and 95 % interval (Student's t) of the effects; without a spread for exact ones, open for a single one."""
+    """Mean and 95 % interval (Student's t) of the effects; of exact ones their range.
+
+    Open for a single effect and for several without a spread, as t divides by it (`stats.paired` has no p there).
+    """
     data = np.asarray(values, float)
     mean = float(data.mean())
     if exact:
         return mean, float(data.min()), float(data.max())
-    if len(data) < 2:
+    if len(data) < 2 or np.ptp(data) == 0:
         return mean, -math.inf, math.inf
     found = stats.summarise(data)
     return found.mean, found.low, found.high
@@ -177,7 +180,9 @@ def effect_text(verdict: Verdict) -> str:
     digits = 1 if "points" in verdict.claim.effect else 2
     sign = "" if "times" in verdict.claim.effect else "+"
     shown = f"{verdict.mean:{sign}.{digits}f}"
-    ends = f" [{verdict.low:.{digits}f}, {verdict.high:.{digits}f}]" if math.isfinite(verdict.low) else " [one case]"
+    ends = f" [{verdict.low:.{digits}f}, {verdict.high:.{digits}f}]"
+    if not math.isfinite(verdict.low):
+        ends = " [one case]" if len(verdict.effects.values) == 1 else " [the same in every case]"
     return f"{shown} {verdict.claim.effect}{ends}"
 
 

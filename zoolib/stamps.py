@@ -61,8 +61,17 @@ def _short(summary: str) -> str:
     parts = [f"profile {match['profile']}", f"seeds {match['seeds']}", f"n = {match['runs']} runs"]
     for part in summary.split(" · "):
         name, _, value = part.partition(": ")
-        parts += [value if name != "commit" else f"commit {value}"] if name in _SHORT else []
+        parts += [_few(name, value.split(", "))] if name in _SHORT else []
     return " · ".join(parts)
+
+
+def _few(name: str, values: Sequence[str]) -> str:
+    """Up to three commits, machines or dates; of more, the number, or the first and the last date."""
+    if name == "date" and len(values) > 2:
+        return f"{values[0]} to {values[-1]}"
+    if len(values) > 3:
+        return f"{len(values)} {name}s, listed in *Provenance* below"
+    return ("commit " if name == "commit" else "") + ", ".join(values)
 
 
 def _shows(cell: Mapping[str, Any]) -> str:
