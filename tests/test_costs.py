@@ -1,6 +1,7 @@
 """Costs against counts by hand, and against the published numbers of five ResNet-50s."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -26,6 +27,14 @@ def test_what_is_kept_for_the_backward_pass_by_hand():
     # a linear layer keeps its input (not counted), exp its output and sin its input: one storage
     assert costs.kept_for_backward(square, torch.rand(3, 4)) == 3 * 8 * 4
     assert costs.kept_for_backward(square.requires_grad_(False), torch.rand(3, 4)) == 0
+
+
+def test_what_was_measured_is_freed_also_where_an_operation_keeps_its_own_output():
+    net, outputs = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Sigmoid()), []
+    for layer in net:
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(weakref.ref(output)))
+    assert costs.kept_for_backward(net, torch.rand(3, 4)) == 2 * 3 * 8 * 4  # ReLU and sigmoid keep their outputs
+    assert [ref() for ref in outputs] == [None] * 3
 
 
 def test_a_resnet_50_has_the_published_parameters_and_operations():

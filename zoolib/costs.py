@@ -23,7 +23,7 @@ from zoolib.paths import build_dir
 from zoolib.recipe import Context, Outcome
 from zoolib.spec import RunSpec, Settings
 from zoolib.tasks import Classification
-from zoolib.train import Machine
+from zoolib.train import Machine, sgd
 
 GROWTH = (2, 3, 5, 10, 20)  # models
 REPEATS, SECONDS = 7, 60.0  # at most so many measured turns of one kind, and no new one after so long
@@ -210,14 +210,14 @@ def kept_for_backward(module: nn.Module, x: Tensor) -> int:
     sizes: dict[int, int] = {}
     alive: list[Tensor] = []  # a freed address could be used, and counted, again
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
+        """Count it and let the graph keep nothing: an operation that keeps its own output would never be freed."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             sizes[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor.detach())
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda nothing: nothing):
         module(x)
     return sum(sizes.values())
 
@@ -229,7 +229,7 @@ def _steps(
     method: Method, x: Tensor, target: Tensor, ctx: Measurement
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """A training step and an evaluation of one batch."""
-    optimiser = torch.optim.SGD(method.param_groups(1e-6), momentum=ctx.spec.settings.momentum)
+    optimiser = sgd(method.param_groups(1e-6), ctx.spec.settings.momentum)
 
     def train() -> None:
         method.train()
