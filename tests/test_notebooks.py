@@ -209,8 +209,9 @@ def test_the_lab_notebook_shows_what_there_is_and_never_trains(tmp_path: Path, e
 
 
 def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(
-    tmp_path: Path, execute: Execute
+    tmp_path: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ZOOLIB_RESULTS", str(tmp_path / "no committed ones"))
     store = ResultStore(tmp_path / "records")
     short = grid("atari", "jamesbond", games.HUB, "random,scratch", "mini")
     long = grid("atari", "jamesbond", games.HUB, "random,scratch,hub_pathway", "lab", 2)
@@ -265,7 +266,10 @@ def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):
     assert len("\n".join(errors[0].traceback).splitlines()) == 1
 
 
-def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_train(tmp_path: Path, execute: Execute):
+def test_the_pages_of_the_papers_tables_and_analyses_show_records_and_never_train(
+    tmp_path: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ZOOLIB_RESULTS", str(tmp_path / "no committed ones"))
     synthetic.fill(ResultStore(tmp_path / "records"), "digits", "digits-zoo", "finetune,hub_pathway,best_single")
     for name, parameters, expected, figures in (
         ("table", ["datasets=digits,cifar100"], "| Hub-Pathway | 89.0 ± 1.0 | not run | 83.31 |", 0),

@@ -15,6 +15,11 @@ def shared(name: str) -> Path:
     return folder if folder.is_dir() else _PACKAGE / "_share" / name
 
 
+def results_dir() -> Path:
+    """Where records that are only read lie: $ZOOLIB_RESULTS, else those that the project commits."""
+    return Path(os.environ.get("ZOOLIB_RESULTS") or shared("results"))
+
+
 def packaged_weights(name: str) -> Path:
     """A file below zoolib/weights, which ships with the package."""
     return _PACKAGE / "weights" / name

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from zoolib.paths import build_dir, shared
+from zoolib.paths import build_dir, results_dir
 from zoolib.profiles import standard
 from zoolib.spec import RunSpec, ZoolibError, unknown
 from zoolib.storage import commit, corrupt, from_parquet, read_json, to_json, to_parquet, token
@@ -147,8 +147,8 @@ class ResultStore:
 
     @classmethod
     def default(cls) -> ResultStore:
-        """Written: `ZOOLIB_RECORDS`, else build/records of the project. Read as well: the committed results/."""
-        return cls(os.environ.get("ZOOLIB_RECORDS") or build_dir() / "records", shared("results"))
+        """Written: `ZOOLIB_RECORDS`, else build/records of the project. Read as well: the committed `results_dir`."""
+        return cls(os.environ.get("ZOOLIB_RECORDS") or build_dir() / "records", results_dir())
 
     def computed(self) -> ResultStore:
         """This store without the committed records: only what was computed here."""

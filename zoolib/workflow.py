@@ -16,7 +16,7 @@ from zoolib.data import manifests
 from zoolib.files import atomic
 from zoolib.grid import grid
 from zoolib.methods import METHODS
-from zoolib.paths import CHECKOUT, build_dir, shared
+from zoolib.paths import CHECKOUT, build_dir, results_dir
 from zoolib.plans import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
 from zoolib.profiles import profile
 from zoolib.results import ResultStore
@@ -102,7 +102,7 @@ def stamp(batch: str) -> Path:
 
 def pages(profile_name: str) -> dict[str, dict[str, str]]:
     """The notebooks of a profile's book: file stem -> parameters of `python -m zoolib run`."""
-    committed = ResultStore(shared("results"))
+    committed = ResultStore(results_dir())
     core = {}
     for entry in CORE[profile_name]:
         plan = Plan(*entry)
@@ -165,7 +165,7 @@ def committed_records(page: str, chosen: dict[str, str]) -> list[Path]:
     given = {} if name in ("ranking", "atari") else chosen  # their one case stands beside every other
     task = {"ranking": "cls", "cost": "cost", "atari": games.TASK}.get(name, "*")
     folders = [f"{task}/{dataset}/{given.get('hub', '*')}" for dataset in _datasets(given) or ["*"]]
-    return sorted(path for folder in folders for path in shared("results").glob(f"{folder}/*/*.json"))
+    return sorted(path for folder in folders for path in results_dir().glob(f"{folder}/*/*.json"))
 
 
 def _explorers(profile_name: str) -> dict[str, dict[str, str]]:
