@@ -10,7 +10,7 @@ import synthetic
 
 from zoolib import notebooks, workflow
 from zoolib.grid import grid
-from zoolib.paths import shared
+from zoolib.paths import results_dir
 from zoolib.plans import CORE, LANDMARK_HUB, costs, planned
 from zoolib.results import ResultStore
 
@@ -18,14 +18,14 @@ from zoolib.results import ResultStore
 @pytest.fixture
 def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultStore:
     """An empty folder in place of results/."""
-    monkeypatch.setattr(workflow, "shared", lambda name: tmp_path if name == "results" else shared(name))
+    monkeypatch.setenv("ZOOLIB_RESULTS", str(tmp_path))
     return ResultStore(tmp_path)
 
 
 @pytest.mark.parametrize("profile", CORE)
 def test_no_page_asks_for_a_run_that_is_neither_planned_nor_committed(profile: str) -> None:
     known = {*planned(profile), *planned("smoke")}  # where a profile plans no game, its page plays for some seconds
-    store = ResultStore(shared("results"))
+    store = ResultStore(results_dir())
     asked = {}
     for page, chosen in workflow.pages(profile).items():
         name = page.split("-")[0]
