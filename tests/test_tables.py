@@ -166,6 +166,12 @@ def test_differences_list_settings_and_options_that_are_not_the_papers(store: Re
     assert tables.differences(paper).empty
 
 
+def test_the_note_names_all_datasets_that_the_paper_lacks_at_once():
+    frame = pd.DataFrame({"profile": "mini", "dataset": ["digits", "tiles", "shapes"], "hub": "digits-zoo", "data": ""})
+    assert "; the paper has no digits, tiles or shapes; " in tables.note(frame)
+    assert "; the paper has no digits; " in tables.note(frame[:1])
+
+
 def test_a_difference_on_some_datasets_names_them():
     records = [
         synthetic.result(grid("cls", name, "mini-zoo", ["scratch"], "mini", 1)[0])

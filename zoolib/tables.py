@@ -141,9 +141,10 @@ def note(frame: pd.DataFrame) -> str:
         if name != "paper":
             described = PROFILES[name].description if name in PROFILES else "not a packaged profile"
             reasons.append(f"the profile is {name} ({described})")
-    for dataset in frame["dataset"].unique():
-        if manifests.dataset(dataset).paper_column is None:
-            reasons.append(f"the paper has no {dataset}")
+    others = [name for name in frame["dataset"].unique() if manifests.dataset(name).paper_column is None]
+    if others:
+        listed = " or ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+        reasons.append(f"the paper has no {listed}")
     for hub in frame["hub"].unique():
         if not reference.is_papers_hub(hub):
             reasons.append(f"the hub is {hub}, not the paper's")
