@@ -14,6 +14,7 @@ from zoolib.method import Method
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.methods.single import Single
 from zoolib.tasks import Classification
+from zoolib.train import sgd
 
 MODELS, BATCH, SIZE, CLASSES = 5, 64, 32, 10
 
@@ -49,7 +50,7 @@ def _member(index: int) -> HubModel:
 
 def _train_step(method: Method, x: Tensor, target: Tensor) -> Step:
     task = Classification(CLASSES)
-    optimiser = torch.optim.SGD(method.param_groups(1e-3), momentum=0.9)
+    optimiser = sgd(method.param_groups(1e-3))
 
     def step() -> None:
         method.train()

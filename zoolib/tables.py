@@ -264,13 +264,13 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
             if here != there:
                 key = setting, _words(setting, here), _words(setting, there)
                 found.setdefault(key, {})[title(spec.method), spec.dataset] = None
-    everyone = {title(result.spec.method): None for result in records}
-    everywhere = {result.spec.dataset: None for result in records}
+    everyone = {title(result.spec.method) for result in records}
+    everywhere = {result.spec.dataset for result in records}
     rows = []
     for key, where in found.items():
         methods, datasets = dict.fromkeys(name for name, _ in where), dict.fromkeys(name for _, name in where)
-        text = "all" if methods.keys() == everyone.keys() else ", ".join(methods)
-        rows.append((*key, text if datasets.keys() == everywhere.keys() else f"{text} on {', '.join(datasets)}"))
+        text = "all" if methods.keys() == everyone else ", ".join(methods)
+        rows.append((*key, text if datasets.keys() == everywhere else f"{text} on {', '.join(datasets)}"))
     return pd.DataFrame(rows, columns=["setting", "here", "paper", "methods"]).set_index("setting")
 
 
