@@ -2,7 +2,7 @@
 import sys
 from pathlib import Path
 
-from zoolib import games
+from zoolib import contents, games
 from zoolib import workflow as plan
 from zoolib.data import manifests
 from zoolib.grid import needed
@@ -13,9 +13,8 @@ BUILD = str(build_dir())
 SPECS = plan.planned(PROFILE, WHICH)
 BATCHES = plan.batches(SPECS)
 BATCH = {spec.run_id: name for name, specs in BATCHES.items() for spec in specs}
-PAGES = plan.pages(PROFILE)
-VIEWS = [*Path("zoolib").glob("*.py"), *Path("zoolib/static").iterdir(), *Path("zoolib").glob("*/*.py"), *Path("data_manifests").rglob("*.yaml")]
-PUBLISHED = ["reference/paper_results.csv", "reference/claims.yaml"]
+PAGES = contents.pages(PROFILE)
+SHARED = [*Path("zoolib/static").iterdir(), *Path("data_manifests").rglob("*.yaml"), *Path("reference").iterdir()]
 HTML = f"{BUILD}/book-out/_build/html/index.html"
 
 
@@ -51,8 +50,9 @@ def page_inputs(wildcards):
         here = SPECS
     if name == "atari":  # short runs beside the committed long ones
         here = [spec for spec in SPECS if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
-    committed = plan.committed_records(wildcards.page, chosen)
-    return [f"notebooks/{name}.ipynb", *PUBLISHED, *VIEWS, *committed, *done(here)]
+    committed = contents.committed_records(wildcards.page, chosen)
+    sources = [f"notebooks/{name}.ipynb", "zoolib/notebooks.py", *contents.modules(name)]
+    return [*sources, *SHARED, *committed, *done(here)]
 
 
 def parameters(wildcards):
@@ -95,7 +95,7 @@ rule notebook:
 rule html:
     input:
         notebooks=[f"{BUILD}/notebooks/{page}.ipynb" for page in PAGES],
-        sources=[*VIEWS, "_config.yml", *map(str, Path("results").rglob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
+        sources=[*SHARED, *Path("zoolib").rglob("*.py"), "_config.yml", *map(str, Path("results").rglob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
     output: HTML
     params:
         log=f"{BUILD}/logs/html.log",

@@ -110,7 +110,7 @@ REPORTS = {
     "rehearsal",
     "apidoc",
 }
-REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade"}
+REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade", "contents"}
 READABLE = {"results", "reference", "spec", "profiles", "rates", "paths", "files", "grid", "plans", "methods", "games"}
 READABLE |= {"data", "", "data.manifests", "data.schema", "transferability", "evidence", "complexity", "nme"}
 READABLE |= {

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from zoolib import contents, notebooks
 from zoolib import grid as grids
-from zoolib import notebooks, workflow
 from zoolib.data.manifests import hub
 from zoolib.grid import check_option, choose_methods, grid, needed
 from zoolib.layers import surgery
@@ -242,7 +242,7 @@ def test_every_recipe_in_the_table_exists():
 
 def test_every_page_of_the_book_has_a_notebook_and_parameters_that_it_knows():
     for name in CORE:
-        for stem, chosen in workflow.pages(name).items():
+        for stem, chosen in contents.pages(name).items():
             given = {key: str(value) for key, value in chosen.items()}
             assert notebooks.parameters(stem.split("-")[0], given), stem
 

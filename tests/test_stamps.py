@@ -17,7 +17,7 @@ import pytest
 import synthetic
 import yaml
 
-from zoolib import games, landing, stamps, widgets, workflow
+from zoolib import contents, games, landing, stamps, widgets
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.results import Result, ResultStore
@@ -190,10 +190,10 @@ def test_a_standalone_widget_cannot_end_its_own_script():
 
 def test_the_books_of_every_profile_have_their_explorers_and_the_claims():
     for name in ("smoke", "mini"):
-        pages = workflow.pages(name)
+        pages = contents.pages(name)
         assert {"explore-digits-digits-zoo", "gating-digits-digits-zoo", "walkthrough", "claims"} <= set(pages)
         assert "gating-digits-imagenet-lite" not in pages  # no Zoo-Tuning on a hub of several architectures
-    assert workflow.pages("lab")["claims"] == {"profiles": "lab,mini,paper"}
+    assert contents.pages("lab")["claims"] == {"profiles": "lab,mini,paper"}
 
 
 def test_the_deployment_builds_with_make_and_checks_external_links_apart():

@@ -11,63 +11,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoolib import analyses, experiment, games, paper_tables, plans, runtime
-from zoolib.data import manifests
+from zoolib import experiment, games, runtime
 from zoolib.files import atomic
-from zoolib.grid import grid
 from zoolib.methods import METHODS
-from zoolib.paths import CHECKOUT, build_dir, results_dir
-from zoolib.plans import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
+from zoolib.paths import CHECKOUT, build_dir
+from zoolib.plans import planned
 from zoolib.profiles import profile
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 
 #: profiles whose runs take seconds
 SHORT = ("smoke", "mini")
-
-#: pages made of committed records, whatever the profile; a page with nothing to show is left out
-_ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
-COMMITTED_PAGES = {
-    "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
-    | {"profile": "smoke"},
-    "lab": {"datasets": "cifar100,cars", "hub": "imagenet-lite"},
-    "table-lab-table2": {"table": "table2_heterogeneous", "hub": "imagenet-lite", "datasets": "cifar100,cars"}
-    | {"profile": "lab"},
-    "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
-    "table-table5-mini-zoo": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_ZOO},
-    "table-table2-mini-hub": {"table": "table2_heterogeneous", "datasets": ",".join(TARGETS), **_HUB},
-    "table-table5-mini-hub": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_HUB},
-    "table-features-mini-zoo": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning"}
-    | {"datasets": "tiles,textures", **_ZOO},
-    "ablation-mini-zoo": {"datasets": "tiles,textures", **_ZOO},
-    "pathways-mini-zoo": {"datasets": ",".join(TARGETS), **_ZOO},
-    "pathways-mini-hub": {"datasets": ",".join(TARGETS), **_HUB},
-    "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
-    "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
-    "tuning": {"datasets": "cars", "hub": "imagenet-lite", "member": "efficientnet_lite0", "profile": "lab"},
-    "tuning-novel": {"datasets": "cifar100-novel", "hub": "mini-zoo", "member": "supervised", "profile": "lab"},
-    "tuning-mini-zoo": {"datasets": "tiles", "member": "supervised", **_ZOO},
-    "choosing": {},
-    "rates": {},
-    "pretexts": {},
-    "targets-mini-zoo": {"hub": "mini-zoo", "profiles": "mini,lab"},
-    "targets-mini-hub": {"hub": "mini-hub", "profiles": "mini,lab"},
-    "routing": {},
-    "ancestry": {},
-    f"landmarks-faces68-{LANDMARK_HUB}": {"dataset": "faces68", "hub": LANDMARK_HUB, "methods": "all"}
-    | {"profile": "lab", "compute": "false"},
-}
-
-#: pages of the papers' tables and analyses, on what every book computes
-_HERE = {"hub": "digits-zoo", "datasets": "digits"}
-ANALYSIS_PAGES = {
-    "table-table1": {"table": "table1_homogeneous", **_HERE},
-    "table-table5": {"table": "table5_data_dependent", **_HERE},
-    "table-features": {"table": "supp_table1_feature_baselines", "focus": "Zoo-Tuning", **_HERE},
-    "ablation": _HERE,
-    "pathways": _HERE,
-    "cost": {"hub": "digits-zoo"},
-}
 
 
 def write_changed(path: Path, text: str) -> None:
@@ -99,89 +53,6 @@ def batches(specs: Sequence[RunSpec]) -> dict[str, list[RunSpec]]:
 def stamp(batch: str) -> Path:
     """The file that says that every run of a batch has a valid record."""
     return build_dir() / "batches" / batch
-
-
-def pages(profile_name: str) -> dict[str, dict[str, str]]:
-    """The notebooks of a profile's book: file stem -> parameters of `python -m zoolib run`."""
-    committed = ResultStore(results_dir())
-    core = {}
-    for entry in CORE[profile_name]:
-        plan = Plan(*entry)
-        task = manifests.dataset(plan.dataset).task
-        name = f"{task}-{plan.dataset}-{plan.hub}"
-        core[name] = {"dataset": plan.dataset, "hub": plan.hub, "methods": plan.methods, "profile": profile_name}
-        whole = grid(task, plan.dataset, plan.hub, plan.methods, profile_name)
-        if plan.seeds and not all(map(committed.has, whole)):  # else the page shows the committed seeds too
-            core[name]["seeds"] = str(plan.seeds)
-    ranked = {
-        f"ranking-{dataset}-{hub}": {"dataset": dataset, "hub": hub, "profile": profile_name}
-        for dataset, hub in RANKED[profile_name][: len(CORE[profile_name][:1])]  # it shows every other ranking too
-    }
-    short = profile_name if GAMES_CORE[profile_name] else "smoke"  # the page's own runs; its long ones are committed
-    for game, methods in GAMES_CORE[short]:
-        core[f"atari-{game}"] = {"game": game, "methods": games.possible(methods), "profile": short}
-    extra = ANALYSIS_PAGES if ANALYSES.get(profile_name) else {}
-    optional = {name: {**page, "profile": profile_name} for name, page in extra.items()} | COMMITTED_PAGES
-    here = set(planned(profile_name))
-    full = {name: page for name, page in optional.items() if _shows_something(name, page, here, committed)}
-    return core | _explorers(profile_name) | ranked | full
-
-
-def _shows_something(page: str, chosen: dict[str, str], here: set[RunSpec], committed: ResultStore) -> bool:
-    """Whether the book computes, or the project has committed, a run of those that a page shows."""
-    specs = shown(page.split("-")[0], chosen)
-    return specs is None or not here.isdisjoint(specs) or any(map(committed.has, specs))
-
-
-def shown(name: str, chosen: dict[str, str]) -> list[RunSpec] | None:
-    """The runs whose records a page shows; None where it has something to show without any."""
-    hub, profile_name, datasets = chosen.get("hub", ""), chosen.get("profile", "lab"), _datasets(chosen)
-    if name in ("cls", "landmarks"):
-        return grid(name, chosen["dataset"], hub, chosen["methods"], profile_name)
-    if name in ("table", "ablation"):
-        found = paper_tables.specs_of(chosen.get("table", "table4_ablation"), hub, datasets, profile_name)
-        return [spec for specs in found.values() for spec in specs]
-    if name in ("lab", "pathways"):
-        return analyses.specs_of(hub, datasets, profile_name, {"lab": "all", "pathways": "hub_pathway"}[name])
-    if name == "tuning":
-        tuned = [s for s in plans.tunings(profile_name) if s.dataset in datasets and s.hub == hub]
-        return [spec for spec in tuned if spec.member == chosen["member"]]
-    if name == "targets":
-        return [spec for part in chosen["profiles"].split(",") for spec in plans.targets(hub, part)]
-    if name == "cost":
-        return plans.costs(hub, profile_name)
-    studies = {"ancestry": plans.ancestry, "routing": plans.routing, "rates": plans.rate_studies}
-    return studies[name]() if name in studies else None
-
-
-def _datasets(chosen: dict[str, str]) -> list[str]:
-    return paper_tables.split(chosen.get("datasets", chosen.get("dataset", "")))
-
-
-def committed_records(page: str, chosen: dict[str, str]) -> list[Path]:
-    """The committed records that a page may show: those of its datasets and its hub, or all where it names none."""
-    name = page.split("-")[0]
-    if name in ("walkthrough", "pretexts"):
-        return []
-    given = {} if name in ("ranking", "atari") else chosen  # their one case stands beside every other
-    task = {"ranking": "cls", "cost": "cost", "atari": games.TASK}.get(name, "*")
-    folders = [f"{task}/{dataset}/{given.get('hub', '*')}" for dataset in _datasets(given) or ["*"]]
-    return sorted(path for folder in folders for path in results_dir().glob(f"{folder}/*/*.json"))
-
-
-def _explorers(profile_name: str) -> dict[str, dict[str, str]]:
-    """Pages that look into the records of the core: pathways and gates with their widgets, claims, the walk-through."""
-    found: dict[str, dict[str, str]] = {}
-    for dataset, hub, *_ in CORE[profile_name]:
-        if manifests.dataset(dataset).task != "cls":
-            continue
-        given = {"dataset": dataset, "hub": hub, "profile": profile_name}
-        found[f"explore-{dataset}-{hub}"] = given
-        if manifests.hub(hub).homogeneous:
-            found[f"gating-{dataset}-{hub}"] = given
-    steps = {"iterations": "3", "per_class": "8"} if profile_name == "smoke" else {}
-    profiles = dict.fromkeys((profile_name, "mini", "lab", "paper"))
-    return found | {"walkthrough": steps, "claims": {"profiles": ",".join(profiles)}}
 
 
 def prepare(profile_name: str, which: str) -> list[RunSpec]:
