@@ -54,10 +54,10 @@ def test_distances_of_weights_are_those_worked_out_by_hand():
     assert reg.fisher_distance(weights, start, fisher) == (2 * 1 + 0.5 * 4) / 2
 
 
-def test_the_distance_of_maps_averages_over_pixels_and_sums_over_the_batch():
+def test_the_distance_of_maps_averages_over_pixels_and_sums_over_filters_and_the_batch():
     own, other = torch.zeros(2, 2, 1, 2), torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]], [[[0.0, 0.0]], [[2.0, 2.0]]]])
     attention = torch.tensor([0.75, 0.25])
-    assert reg.behaviour([own], [other], [attention]) == pytest.approx((0.75 * (1 + 9) / 2 + 0.25 * 4) / 2)
+    assert reg.behaviour([own], [other], [attention]) == pytest.approx(2 * (0.75 * (1 + 9) / 2 + 0.25 * 4) / 2)
 
 
 def test_attention_is_the_softmax_of_a_fifth_of_the_z_score():

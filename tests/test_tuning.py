@@ -101,7 +101,7 @@ REACHED = {
     "lwf": {"distillation": {"backbone", "source_head"}},
     "co_tuning": {"source": {"backbone", "source_head"}},
     "bss": {"shrinkage": {"backbone"}},
-    "bi_tuning": {"classifier": {"backbone", "head"}, "projection": {"backbone", "projector"}},
+    "bi_tuning": {"classifier": {"backbone"}, "projection": {"backbone", "projector"}},
     "b_tuning": {"bayesian": {"backbone"}},
     "feature_distillation": {"distillation": {"backbone", "maps"}},
 }
@@ -251,6 +251,123 @@ def test_b_tuning_is_the_weighted_squared_distance_to_two_teachers_predictions(b
         expected = 100 * (own - 0.75 * theirs[0] - 0.25 * theirs[1]).square().mean()
     term = method.loss(output, batch[1], TASK, 0.0)["bayesian"]
     assert term.item() == pytest.approx(expected.item(), rel=1e-4) and term > 0.01
+
+
+def judged(method: Method, batch) -> tuple[torch.Tensor, dict[str, float]]:
+    """Features (B, D) in evaluation mode and the value of every term."""
+    method.eval()
+    output = method(batch[0])
+    output.aux["images"] = batch[0]
+    terms = {name: term.item() for name, term in method.loss(output, batch[1], TASK, 0.0).items()}
+    return output.aux["features"].detach(), terms
+
+
+def test_delta_is_the_weighted_distance_of_the_maps_and_half_the_squared_norm_of_the_head(batch):
+    names, rng = ["backbone.layer1.conv2", "backbone.layer3.conv2"], np.random.default_rng(0)
+    attention = [torch.from_numpy(rng.dirichlet(np.ones(width))).float() for width in (16, 64)]
+    method = Delta(model(), TASK, names, attention, 0.3, 0.7)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    _, terms = judged(method, batch)
+    seen: dict[tuple[int, str], torch.Tensor] = {}
+    expected = 0.0
+    for which, network in enumerate((method.backbone, model().eval())):
+        for name in names:
+            network.get_submodule(name).register_forward_hook(
+                lambda _, __, map, key=(which, name): seen.__setitem__(key, map)
+            )
+        with torch.no_grad():
+            network(batch[0])
+    for name, weights in zip(names, attention, strict=True):
+        ours, theirs = seen[0, name], seen[1, name]
+        count, channels, height, width = ours.shape
+        for image in range(count):
+            for c in range(channels):
+                gap = ((ours[image, c] - theirs[image, c]) ** 2).sum().item()
+                expected += 0.3 * channels * weights[c].item() * gap / (height * width) / 2
+    head = 0.7 * sum(p.square().sum().item() for p in method.head.parameters()) / 2
+    assert terms["behaviour"] == pytest.approx(expected, rel=1e-4) and expected > 0.01
+    assert terms["head"] == pytest.approx(head, rel=1e-5) and head > 0.01
+
+
+def test_co_tuning_is_the_cross_entropy_of_the_source_head_to_the_relation_of_the_label(batch):
+    relation = np.random.default_rng(0).dirichlet(np.ones(7), size=10)
+    method = CoTuning(model(), torch.nn.Linear(64, 7), TASK, torch.from_numpy(relation).float(), 2.3)
+    features, terms = judged(method, batch)
+    log_p = method.source_head(features).detach().log_softmax(1).numpy()
+    expected = np.mean([-(relation[label] * log_p[row]).sum() for row, label in enumerate(batch[1])])
+    assert terms["source"] == pytest.approx(2.3 * expected, rel=1e-4)
+
+
+def test_batch_spectral_shrinkage_is_the_trade_off_times_the_smallest_squared_singular_values(batch):
+    features, terms = judged(BSS(model(), TASK, 0.5, 2), batch)
+    sigma = np.linalg.svd(features.double().numpy(), compute_uv=False)
+    assert terms["shrinkage"] == pytest.approx(0.5 * (sigma[-1] ** 2 + sigma[-2] ** 2), rel=1e-3) and sigma[-1] > 1e-3
+
+
+def test_feature_distillation_is_the_mean_over_teachers_of_the_distance_of_mapped_features(batch):
+    teachers = [HUB.model("jigsaw").eval(), HUB.model("corruption").eval()]
+    method = FeatureDistillation(model(), TASK, teachers, 0.8)
+    features, terms = judged(method, batch)
+    each = []
+    for linear, teacher in zip(method.maps, teachers, strict=True):
+        with torch.no_grad():
+            gap = features @ linear.weight.T - teacher(batch[0])
+        each.append((gap**2).sum().item() / gap.numel())
+    assert terms["distillation"] == pytest.approx(0.8 * (each[0] + each[1]) / 2, rel=1e-4)
+    assert each[0] != pytest.approx(each[1], rel=0.01)
+
+
+def test_bi_tuning_is_two_contrasts_of_cosines_with_the_own_key_and_the_queue(batch):
+    images, labels = batch
+    method, trade_off, temperature = BiTuning(model(), TASK, 10, 0.6, 4, 0.9, 0.07, 8), 0.6, 0.07
+    with torch.no_grad():
+        method.head.weight.mul_(30)
+        method.head.bias.normal_()
+    step(method, batch)  # fills slots of the queue and sets the copy apart
+    queues = method.features.double().numpy(), method.projections.double().numpy()
+    features, terms = judged(method, batch)
+    slow = method.__dict__["frozen"]["keys"]  # has followed by now, as it had when it was asked
+    with torch.no_grad():
+        theirs = slow["backbone"](images)
+        z, z_key = method.projector(features).double().numpy(), slow["projector"](theirs).double().numpy()
+    theirs, head = theirs.double().numpy(), method.head
+    rows = np.column_stack([head.weight.detach().double().numpy(), head.bias.detach().double().numpy()])
+    one = np.ones((len(labels), 1))
+    query, own_key = np.hstack([features.double().numpy(), one]), np.hstack([theirs, one])
+
+    def cosine(a: np.ndarray, b: np.ndarray) -> float:
+        return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+    expected = {"classifier": 0.0, "projection": 0.0}
+    for i, label in enumerate(labels.tolist()):
+        by_class = [(cosine(rows[label], query[i]), True)]
+        by_key = [(cosine(z[i], z_key[i]), True)]
+        for c in range(10):
+            by_class += [(cosine(rows[label], entry), c == label) for entry in queues[0][c]]
+            by_key += [(cosine(z[i], entry), c == label) for entry in queues[1][c]]
+        for name, found in (("classifier", by_class), ("projection", by_key)):
+            logits = np.array([value for value, _ in found]) / temperature
+            log_p = logits - np.log(np.exp(logits).sum())
+            positive = np.array([same for _, same in found])
+            assert positive.sum() == 5
+            divergence = np.mean(np.log(1 / 5) - log_p[positive])  # KL of the uniform distribution over positives
+            expected[name] += trade_off * divergence / len(labels)
+    for name, value in expected.items():
+        assert terms[name] == pytest.approx(value, rel=1e-3)
+    assert method.features[4, 3].numpy() == pytest.approx(own_key[5] / np.linalg.norm(own_key[5]), abs=1e-5)
+
+
+def test_the_slow_copy_takes_over_the_running_statistics(batch):
+    method = built("bi_tuning")
+    for _ in range(3):
+        step(method, (batch[0] * 3, batch[1]))
+    own = {name: value for name, value in method.backbone.named_buffers() if "running" in name}
+    slow = dict(method.__dict__["frozen"]["keys"]["backbone"].named_buffers())
+    assert own and all(torch.equal(slow[name], value) for name, value in own.items())
+    fresh = dict(model().named_buffers())
+    assert not all(torch.equal(slow[name], fresh[name]) for name in own)
 
 
 def test_bi_tuning_keeps_the_last_keys_of_each_class_and_its_slow_copy_is_part_of_the_state(batch):

@@ -36,13 +36,14 @@ def fisher_distance(parameters: Iterable[Tensor], anchors: Iterable[Tensor], fis
 def behaviour(maps: Sequence[Tensor], anchors: Sequence[Tensor], attention: Sequence[Tensor]) -> Tensor:
     """DELTA's distance of feature maps (Li et al. 2019, eq. 5 and 6).
 
-    maps and anchors (B, C, H, W) a layer, attention (C,) summing to 1: 1/2 sum_c a_c |map_c - anchor_c|^2 / (H W),
-    summed over layers and over the batch.
+    maps and anchors (B, C, H, W) a layer, attention (C,) summing to 1: C/2 sum_c a_c |map_c - anchor_c|^2 / (H W),
+    summed over layers and over the batch. The factor C, by which a filter of average attention weighs 1, is the
+    published code's, whose trade-off of 0.01 goes with it.
     """
     terms = []
     for own, other, weights in zip(maps, anchors, attention, strict=True):
         distance = (full(own) - full(other)).square().flatten(2).mean(2)  # (B, C)
-        terms.append((distance * weights).sum())
+        terms.append(len(weights) * (distance * weights).sum())
     return torch.stack(terms).sum() / 2
 
 

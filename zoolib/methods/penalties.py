@@ -136,6 +136,8 @@ class BiTuning(Guided):
     """Contrastive losses on classifier and projection over queues filled by a slow copy (Zhong et al. 2020).
 
     The queues hold the last K keys of each class. Copy and queues are part of the state, so that a run can be resumed.
+    All that is compared has length 1, rows of the classifier with their bias and features with a 1 appended, as in the
+    published code: the temperature is one of cosines. As there, the classifier itself learns from the task alone.
     """
 
     features: Tensor
@@ -150,7 +152,7 @@ class BiTuning(Guided):
         self.projector = nn.Linear(backbone.num_features, projection)
         self.trade_off, self.momentum, self.temperature, self.queue = trade_off, momentum, temperature, queue
         self.freeze("keys", copy.deepcopy(nn.ModuleDict({"backbone": backbone, "projector": self.projector})))
-        for name, width in (("features", backbone.num_features), ("projections", projection)):
+        for name, width in (("features", backbone.num_features + 1), ("projections", projection)):
             filled = F.normalize(torch.randn(num_classes, queue, width), dim=-1)
             self.register_buffer(name, filled)  # (C, K, width)
         self.register_buffer("position", torch.zeros(num_classes, dtype=torch.long))
@@ -165,15 +167,16 @@ class BiTuning(Guided):
 
     def loss(self, output: Output, target: Tensor, task: Task, progress: float) -> Terms:
         """task; classifier, the label's row of the head against features; projection, between projected features."""
-        query, keys = F.normalize(output.aux["features"].float(), dim=1), self.__dict__["frozen"]["keys"]
+        query, keys = _with_one(output.aux["features"]), self.__dict__["frozen"]["keys"]
         with torch.no_grad():
             self._follow(keys)
-            slow = keys["backbone"](output.aux["images"]).float()
-            key, slow = F.normalize(slow, dim=1), F.normalize(keys["projector"](slow).float(), dim=1)
+            slow = keys["backbone"](output.aux["images"])
+            key, slow = _with_one(slow), F.normalize(keys["projector"](slow).float(), dim=1)
+            weight, bias = self.head.get_parameter("weight"), self.head.get_parameter("bias")
+            rows = F.normalize(torch.cat([weight, bias[:, None]], 1).float(), dim=1)[target]  # (B, D + 1)
         classes, each = len(self.position), self.queue
         positive = torch.arange(classes, device=target.device).repeat_interleave(each) == target[:, None]
         positive = torch.cat([torch.ones_like(positive[:, :1]), positive], 1)  # (B, 1 + C K)
-        rows = self.head.get_parameter("weight")[target]  # (B, D)
         by_class = _similarities(rows, query, self.features)
         projected = F.normalize(self.projector(output.aux["features"]).float(), dim=1)
         by_key = _similarities(projected, slow, self.projections)
@@ -200,6 +203,11 @@ class BiTuning(Guided):
             features[label, slot], projections[label, slot] = key[row], projected[row]
             self.position[label] = (slot + 1) % self.queue
         self.features, self.projections = features, projections
+
+
+def _with_one(features: Tensor) -> Tensor:
+    """(B, D) -> (B, D + 1) of length 1."""
+    return F.normalize(F.pad(features.float(), (0, 1), value=1.0), dim=1)
 
 
 def _similarities(own: Tensor, key: Tensor, queue: Tensor) -> Tensor:

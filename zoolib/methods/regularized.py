@@ -167,5 +167,5 @@ def bi_tuning(ctx: Context) -> Outcome:
     """Contrastive losses of classifier and projection."""
     names = ("trade_off", "queue", "momentum", "temperature", "projection")
     method = BiTuning(ctx.hub.model(ctx.spec.member), ctx.task, ctx.data.manifest.num_classes, **_options(ctx, *names))
-    note = "query and key are the same view of an image, which the slow copy alone tells apart"
+    note = "query and key are the same view of an image, which the slow copy alone tells apart; it runs in eval mode"
     return ctx.fit(method, [_PROTOCOL, note])
