@@ -175,6 +175,14 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
     assert len(rankfigures.triples(table).axes[0].patches) == 2
 
 
+def test_the_choice_of_logme_has_one_number_whichever_way_it_was_asked_for(store: ResultStore):
+    with_teachers(store, "efficientnet_lite2,efficientnet_lite0", 74.0)
+    with_teachers(store, "2", 70.0)
+    table = rankings.triple_table(store.frame(), rankings.table(store.frame()))
+    assert table["mean"].tolist() == [71.0] and table["chosen"].tolist() == [True]
+    assert rankings.taught_text(store.frame(), "efficientnet_lite0")["accuracy (%)"].tolist()[-1] == "71.0 ± 1.0"
+
+
 def test_the_value_of_teachers_is_read_back_from_the_options_in_words():
     for value in ("3", "rotation,jigsaw,corruption"):
         spec = grid("cls", "digits", "digits-zoo", "b_tuning", "smoke", 1, teachers=value)[0]

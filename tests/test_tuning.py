@@ -21,12 +21,13 @@ from zoolib.methods.guided import last_convolutions
 from zoolib.methods.penalties import BSS, Anchored, BiTuning, CoTuning, Delta, LwF
 from zoolib.methods.regularized import filter_attention, loss_rises
 from zoolib.nets import NETS
+from zoolib.probes import linear_probe, nearest_neighbours
 from zoolib.results import ResultStore
 from zoolib.runtime import device
 from zoolib.spec import RunSpec, Settings, ZoolibError
 from zoolib.tasks import Classification
 from zoolib.train import Machine
-from zoolib.transferability import LogME, logme
+from zoolib.transferability import LogME, h_score, leep, logme, nce, transrate
 
 TASK = Classification(10)
 HUB = Hub("digits-zoo")
@@ -506,6 +507,53 @@ def test_ranking_a_hub_extracts_each_model_once_and_records_every_score(tmp_path
     assert np.allclose(kept.splits["train"], expected, atol=1e-5)
 
 
+def test_every_score_of_a_ranking_is_that_of_the_cached_features_of_its_split(tmp_path, _source_heads):
+    records = experiment.rank("digits-zoo", "digits", "smoke", ResultStore(tmp_path / "records"), progress=False)
+    record = next(r for r in records if r.spec.member == "jigsaw")
+    settings, data = record.spec.settings, loaders.load(manifests.dataset("digits"), record.spec.settings)
+    kept = features.extract(HUB.manifest.member("jigsaw"), data, settings, Machine(device(), "float32"))
+    train, labels = np.array(kept.splits["train"]), kept.labels["train"]
+    new, told = np.array(kept.splits["val"]), kept.labels["val"]
+    weight, bias = kept.head
+    source = np.exp(train.astype(float) @ weight.T + bias)
+    source /= source.sum(1, keepdims=True)
+    frequency = np.bincount(labels) / len(labels)
+    levels = [-(np.log(2 * np.pi * share) + 1) / 2 for share in frequency]  # y ~ N(0, I / beta), at the best beta
+    assert record.metrics["train"] == {
+        "logme": pytest.approx(logme(train, labels).score),
+        "logme_floor": pytest.approx(np.mean(levels)),
+        "h_score": pytest.approx(h_score(train, labels)),
+        "transrate": pytest.approx(transrate(train, labels)),
+        "leep": pytest.approx(leep(source, labels), rel=1e-5),
+        "nce": pytest.approx(nce(source.argmax(1), labels)),
+    }
+    assert record.metrics["val"] == {
+        "linear_probe": pytest.approx(linear_probe(train, labels, new, told)),
+        "nearest_neighbours": pytest.approx(nearest_neighbours(train, labels, new, told, k=5)),
+    }
+    assert linear_probe(train, labels, new, told) != linear_probe(train, labels, train, labels)
+    cost = record.metrics["cost"]
+    assert cost["features_mb"] == 100 * 64 * 4 / 2**20 and (cost["images"], cost["dimensions"]) == (100, 64)
+
+
+def test_damaged_or_missing_features_are_extracted_again(monkeypatch):
+    settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
+    data, member = loaders.load(manifests.dataset("digits"), settings), HUB.manifest.member("rotation")
+    machine = Machine(device(), "float32")
+    before = np.array(features.extract(member, data, settings, machine).splits["train"])
+    for harm in ("cut", "gone", "note"):
+        for path in (features.build_dir() / "cache" / "features").glob("*.npy"):
+            if harm == "cut":
+                path.write_bytes(path.read_bytes()[:200])
+            elif harm == "gone":
+                path.unlink()
+            else:
+                path.with_suffix(".json").write_text("{")
+        found = features.extract(member, data, settings, machine)
+        assert not found.cached and np.array_equal(found.splits["train"], before)
+    assert features.extract(member, data, settings, machine).cached
+
+
 def test_the_cache_key_follows_model_images_and_sizes_and_nothing_else():
     settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
     data, member = loaders.load(manifests.dataset("digits"), settings), HUB.manifest.member("rotation")
@@ -519,6 +567,8 @@ def test_the_cache_key_follows_model_images_and_sizes_and_nothing_else():
         ),
         features.key(member, data, settings, "val", "float32"),
         features.key(member, data, settings, "train", "bfloat16"),
+        features.key(member.model_copy(update={"prefix": "module.encoder_k."}), data, settings, "train", "float32"),
+        features.key(member.model_copy(update={"entry": "ema"}), data, settings, "train", "float32"),
     ]
     assert own not in changed and len(set(changed)) == len(changed)
 

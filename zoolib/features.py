@@ -25,7 +25,7 @@ from zoolib.paths import build_dir
 from zoolib.spec import Settings
 from zoolib.train import Machine
 
-_FORMAT = 1  # raise it when the same model and images should give other numbers
+_FORMAT = 2  # raise it when the same model and images should give other numbers
 _BATCH = 128
 Note = Callable[[int, int], None]  # images done, images in all
 
@@ -52,7 +52,17 @@ class Features:
 def key(member: MemberManifest, data: Dataset, settings: Settings, split: str, precision: str) -> str:
     """The name of the cached features: everything that they depend on, hashed."""
     weights = member.sha256 or (member.weights if member.weights == "random" else file_sha256(weights_file(member)))
-    fields = ("architecture", "mean", "std", "num_features", "fixed_input", "input_size")
+    fields = (
+        "architecture",
+        "mean",
+        "std",
+        "num_features",
+        "fixed_input",
+        "input_size",
+        "prefix",
+        "entry",
+        "source_head",
+    )
     what: dict[str, Any] = {name: getattr(member, name) for name in fields}
     what |= {"weights": weights, "name": member.name if weights == "random" else "", "format": _FORMAT}
     what |= {"data": data.sha256, "split": split, "rows": hashlib.sha256(data.rows[split].tobytes()).hexdigest()}
@@ -75,7 +85,7 @@ def extract(
     """
     folder = build_dir() / "cache" / "features"
     keys = {name: key(member, data, settings, name, machine.precision) for name in splits}
-    lacking = [name for name in splits if not (folder / f"{keys[name]}.json").is_file()]
+    lacking = [name for name in splits if _kept(folder / keys[name]) is None]
     if lacking:
         backbone, head = split(member)
         backbone.to(machine.device).eval()
@@ -83,12 +93,22 @@ def extract(
         for name in lacking:
             _run(backbone, head, data, name, settings, machine, folder / keys[name], note, before, total)
             before += len(data.rows[name])
-    found = {name: np.load(folder / f"{keys[name]}.npy", mmap_mode="r") for name in splits}
-    seconds = sum(json.loads((folder / f"{keys[name]}.json").read_text())["seconds"] for name in splits)
+    parts = {name: _kept(folder / keys[name]) for name in splits}
+    found = {name: part[0] for name, part in parts.items() if part}
+    seconds = sum(part[1] for part in parts.values() if part)
     labels = {name: source.labels[rows] for name in splits for source, rows in [data.split(name)]}
     path = folder / f"{keys[splits[0]]}.head.npz"
     kept = np.load(path) if path.is_file() else None
     return Features(found, labels, (kept["weight"], kept["bias"]) if kept else None, seconds, not lacking)
+
+
+def _kept(path: Path) -> tuple[np.ndarray, float] | None:
+    """Cached features and the seconds that they took; None where they are missing, incomplete or damaged."""
+    try:
+        seconds = json.loads(path.with_suffix(".json").read_text())["seconds"]
+        return np.load(path.with_suffix(".npy"), mmap_mode="r"), float(seconds)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
 
 
 @torch.no_grad()

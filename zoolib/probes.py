@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from zoolib.spec import ZoolibError
-from zoolib.transferability import check_features, check_labels, one_hot
+from zoolib.transferability import check_features, check_labels, constant, one_hot
 
 
 def linear_probe(
@@ -18,9 +18,11 @@ def linear_probe(
 
     It minimises mean cross-entropy + penalty / 2 |W|^2 by L-BFGS, from zero, to convergence or 200 iterations.
     """
+    if not (np.isfinite(penalty) and penalty >= 0):
+        raise ZoolibError(f"penalty is {penalty}; use 0 or more")
     x, y, new, new_y = _split(features, labels, new_features, new_labels)
     mean, scale = x.mean(0), x.std(0)
-    scale[scale == 0] = 1.0
+    scale[constant(x)] = 1.0  # else rounding errors would blow up what new samples have there
     x, new = (x - mean) / scale, (new - mean) / scale
     hot = one_hot(y)
     shape = (x.shape[1] + 1, hot.shape[1])
@@ -44,8 +46,8 @@ def nearest_neighbours(
     features: np.ndarray, labels: np.ndarray, new_features: np.ndarray, new_labels: np.ndarray, k: int = 5
 ) -> float:
     """Accuracy (percent) on new samples of the vote of the k samples of highest cosine, each vote its cosine + 1."""
-    if k < 1:
-        raise ZoolibError(f"k is {k}; use at least 1 neighbour")
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ZoolibError(f"k is {k}; use a whole number of at least 1 neighbour")
     x, y, new, new_y = _split(features, labels, new_features, new_labels)
     x, new = (part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-300) for part in (x, new))
     hot, k, right = one_hot(y), min(k, len(x)), 0
@@ -60,10 +62,19 @@ def nearest_neighbours(
 def _split(
     features: np.ndarray, labels: np.ndarray, new_features: np.ndarray, new_labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Checked samples to learn from and new ones to score, features as float64."""
+    """Checked samples to learn from and new ones to score, features as float64.
+
+    Raises ZoolibError for what `check_labels` and `check_features` refuse, and for new labels of no class learnt from.
+    """
     labels = check_labels(labels)
     features = check_features(features, len(labels)).astype(np.float64)
-    new_labels = np.asarray(new_labels)
+    new_labels, classes = np.asarray(new_labels), int(labels.max()) + 1
+    if new_labels.ndim != 1 or not np.issubdtype(new_labels.dtype, np.integer):
+        raise ZoolibError(f"new labels are {new_labels.shape} {new_labels.dtype}; pass (N,) whole numbers")
+    if len(new_labels) and not 0 <= new_labels.min() <= new_labels.max() < classes:
+        raise ZoolibError(
+            f"new labels go from {new_labels.min()} to {new_labels.max()}; the classes are 0..{classes - 1}"
+        )
     new_features = check_features(new_features, len(new_labels), name="new features").astype(np.float64)
     if new_features.shape[1] != features.shape[1]:
         raise ZoolibError(f"features have {features.shape[1]} dimensions and new features {new_features.shape[1]}")

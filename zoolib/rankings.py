@@ -207,15 +207,16 @@ def _amount(value: float | None) -> str:
 def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tuning") -> pd.DataFrame:
     """Accuracy of every set of teachers of one target model, the sets in the order of their accuracy.
 
+    Where LogME's choice was run by its number too, its row is that run, which every other table shows.
+
     Columns: teachers (tuple), mean, std, seeds, chosen (whether LogME's top-K is that set).
     """
     tuned = frame[(frame["method"] == method) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
     order = list(ranking["member"])
+    runs = [(teachers_of(str(options)), group["value"]) for options, group in tuned.groupby("options", sort=False)]
     rows = []
-    for options, group in tuned.groupby("options", sort=False):
-        value = teachers_of(str(options))
+    for value, values in sorted(runs, key=lambda run: not run[0].isdigit()):
         names = tuple(order[: int(value)]) if value.isdigit() else tuple(sorted(value.split(","), key=order.index))
-        values = group["value"]
         chosen = set(names) == set(order[: len(names)])
         rows.append(
             {"teachers": names, "mean": values.mean(), "std": values.std(), "seeds": len(values), "chosen": chosen}

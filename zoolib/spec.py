@@ -85,7 +85,7 @@ class Settings:
             raise ZoolibError(
                 f"decode_size {self.decode_size} is below image_size {self.image_size}; raise decode_size"
             )
-        if not 0 < self.train_fraction <= 1:
+        if not (isinstance(self.train_fraction, float | int) and 0 < self.train_fraction <= 1):
             raise ZoolibError(f"train_fraction is {self.train_fraction}; use a share above 0 and up to 1, such as 0.15")
         if not 0 < self.val_fraction < 1:
             raise ZoolibError(f"val_fraction is {self.val_fraction}; use a share between 0 and 1, such as 0.1")

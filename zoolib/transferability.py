@@ -37,9 +37,16 @@ class LogME:
 # Checked input --------------------------------------------------------------------------------------------------------
 
 
+def _array(values: object, name: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except ValueError:  # rows of different lengths
+        raise ZoolibError(f"{name} are no array; pass rows of one length") from None
+
+
 def check_features(features: np.ndarray, count: int | None = None, name: str = "features") -> np.ndarray:
     """Features as (N, D) floats. Raises ZoolibError for another shape, no samples, NaN or infinite values."""
-    features = np.asarray(features)
+    features = _array(features, name)
     if features.ndim != 2 or 0 in features.shape:
         raise ZoolibError(f"{name} are {features.shape}; pass (N, D) with at least one sample and one dimension")
     if not np.issubdtype(features.dtype, np.floating):
@@ -58,7 +65,7 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
 
 def check_labels(labels: np.ndarray, what: str = "labels") -> np.ndarray:
     """Labels as (N,) int64. Raises ZoolibError unless they are 0..C-1, each class with a sample and C at least 2."""
-    labels = np.asarray(labels)
+    labels = _array(labels, what)
     if labels.ndim != 1 or len(labels) == 0:
         raise ZoolibError(f"{what} are {labels.shape}; pass (N,) with at least one sample")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -85,12 +92,19 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 def _check_values(values: np.ndarray) -> np.ndarray:
     """Regression targets as (N, C) float64."""
-    values = np.asarray(values, dtype=np.float64)
+    values = _array(values, "targets")
     values = values[:, None] if values.ndim == 1 else values
-    values = check_features(values, name="targets")
+    values = _check_scale(check_features(values, name="targets").astype(np.float64, copy=False), "targets")
     empty = np.flatnonzero((values == 0).all(0))
     if len(empty):
         raise ZoolibError(f"output {empty[0]} of the targets is zero for every sample; drop it")
+    return values
+
+
+def _check_scale(values: np.ndarray, name: str) -> np.ndarray:
+    size = max(float(values.max()), -float(values.min()))
+    if size and not 1e-60 <= size <= 1e60:
+        raise ZoolibError(f"{name} reach {size:.0e}; scale them to between 1e-60 and 1e60")
     return values
 
 
@@ -106,15 +120,16 @@ def logme(features: np.ndarray, targets: np.ndarray, algorithm: str = "auto", re
 
     Algorithms, all for the same maximum: "naive" solves a D x D system for each class and update of alpha and beta,
     "optimised" decomposes F^T F once, "fixed_point" iterates on t = alpha / beta in the coordinates of a truncated
-    singular value decomposition (algorithm 3 of the slides). These find a stationary point from alpha = beta = 1.
+    singular value decomposition (algorithm 3 of the slides). These find a stationary point from alpha = beta = 1, or
+    from the median squared singular value where the scale of the features puts 1 out of reach.
     "auto" finds the global maximum over t for all classes at once, by the Gram matrix where its rounding errors cannot
     reach the tenth digit and by the singular value decomposition otherwise; it is the fastest.
 
-    Raises ZoolibError for labels that are not 0..C-1, a class without samples, features that are not finite, shapes
-    that do not match, and for an iteration that does not converge.
+    Raises ZoolibError for labels that are not 0..C-1, a class without samples, features that are not finite or whose
+    fourth powers float64 cannot hold, shapes that do not match, and for an iteration that does not converge.
     """
     values = _check_values(targets) if regression else one_hot(check_labels(targets))
-    features = check_features(features, len(values))
+    features = _check_scale(check_features(features, len(values)), "features")
     if algorithm == "auto":
         spectrum, maximum, how = evidence.solve(features, values)
         return _result(spectrum, maximum, f"auto ({how})")
@@ -231,13 +246,25 @@ def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     With N - 1 at most the rank of the features it is C - 1 whatever they are: a score for N well above D.
     """
     labels = check_labels(labels)
-    centred = check_features(features, len(labels)).astype(np.float64)
-    centred = centred - centred.mean(0)
+    centred = _centred(check_features(features, len(labels)))
     _, sigma, right = np.linalg.svd(np.linalg.qr(centred, mode="r"), full_matrices=False)
     kept = sigma > max(centred.shape) * evidence.EPS * sigma[0]
     hot = one_hot(labels)
     sums = hot.T @ centred @ (right[kept].T / sigma[kept])  # (C, r), of whitened features over each class
     return float((sums**2 / hot.sum(0)[:, None]).sum())
+
+
+def _centred(features: np.ndarray) -> np.ndarray:
+    """Features minus their means, in float64; a constant one is zero, not the rounding error of its mean."""
+    features = features.astype(np.float64)
+    centred = features - features.mean(0)
+    centred[:, constant(features)] = 0.0
+    return centred
+
+
+def constant(features: np.ndarray) -> np.ndarray:
+    """(D,) whether a feature (N, D) varies by no more than rounding can make it vary about its mean."""
+    return np.asarray(np.ptp(features, axis=0) <= len(features) * evidence.EPS * np.abs(features).max(0))
 
 
 def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = 1e-4) -> float:
@@ -248,8 +275,7 @@ def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = 1e-4) -
     if not epsilon > 0:
         raise ZoolibError(f"epsilon is {epsilon}; use a positive distortion such as 1e-4")
     labels = check_labels(labels)
-    centred = check_features(features, len(labels)).astype(np.float64)
-    centred = centred - centred.mean(0)
+    centred = _centred(check_features(features, len(labels)))
     classes = [centred[labels == c] for c in range(labels.max() + 1)]
     within = sum(len(part) * _coding_rate(part, epsilon) for part in classes) / len(labels)
     return _coding_rate(centred, epsilon) - within
@@ -275,13 +301,20 @@ def weighted_kendall(scores: np.ndarray, accuracies: np.ndarray) -> float:
         raise ZoolibError(
             f"{scores.shape} scores and {accuracies.shape} accuracies; pass one of each for 2 or more models"
         )
+    if np.isnan(scores).any() or np.isnan(accuracies).any():
+        raise ZoolibError("a score or an accuracy is NaN; leave that model out")
     if len(np.unique(scores)) == 1 or len(np.unique(accuracies)) == 1:
         return float("nan")
     return float(weightedtau(scores, accuracies).statistic)
 
 
 def softmax_weights(scores: Mapping[str, float], temperature: float = 0.1) -> dict[str, float]:
-    """softmax(score / temperature) over models: the weights of B-Tuning's teachers."""
+    """softmax(score / temperature) over models: the weights of B-Tuning's teachers.
+
+    Raises ZoolibError for no model, a score that is not finite, or a temperature that is not above 0.
+    """
+    if not scores or not temperature > 0:
+        raise ZoolibError(f"{len(scores)} scores at temperature {temperature}; pass at least one and a positive one")
     values = np.array(list(scores.values())) / temperature
     if not np.isfinite(values).all():
         raise ZoolibError("a teacher's score is not finite; its features fit the labels exactly, so leave it out")
