@@ -129,6 +129,10 @@ def test_automatic_choice_reaches_every_way_to_compute(monkeypatch: pytest.Monke
     wide = AdaAggConv2d(torch.randn(2, 112, 112, 3, 3), padding=1, align=False)
     wide(torch.randn(1, 112, 7, 7))
     assert chosen == ["matmul", "grouped", "grouped", "grouped", "unfold"]
+    for case, size in (("1x1", 1), ("3x3 depthwise", 1)):  # no more pixels than models
+        layer = make(case)
+        layer(torch.randn(2, layer.in_channels, size, size, dtype=D))
+    assert chosen[5:] == ["stacked", "grouped"]
 
 
 @pytest.mark.parametrize("case", ["1x1", "3x3", "3x3 grouped"])
@@ -340,10 +344,13 @@ def test_bfloat16_autocast_is_close_to_float32(case: str, lite: bool):
         assert torch.equal(layer(x), full)  # kernels cached in bfloat16 are not reused
 
 
-@pytest.mark.parametrize("lite", [False, True])
-@pytest.mark.parametrize("case", ["1x1 stride 2", "3x3", "3x3 depthwise"])
-def test_channels_last_changes_nothing(case: str, lite: bool):
-    layer = make(case, lite=lite)
+@pytest.mark.parametrize(
+    ("case", "options"),
+    [(case, {"lite": lite}) for case in ("1x1 stride 2", "3x3", "3x3 depthwise") for lite in (False, True)]
+    + [(case, {"strategy": "stacked"}) for case in ("1x1 stride 2", "3x3")],
+)
+def test_channels_last_changes_nothing(case: str, options: dict):
+    layer = make(case, **options)
     x = torch.randn(3, 4, 8, 8, dtype=D)
     expected = layer(x)
     layer.to(memory_format=torch.channels_last)

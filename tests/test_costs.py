@@ -3,16 +3,23 @@
 import dataclasses
 import weakref
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
-from zoolib import analysis_figures, cost_tables, costs, experiment, plans
+from zoolib import analysis_figures, cost_tables, costs, experiment, plans, recipe
 from zoolib.grid import needed
 from zoolib.hub import Hub
 from zoolib.layers import surgery
+from zoolib.layers.pathway import PathwayGenerator
+from zoolib.methods.hubpathway import HubPathway
+from zoolib.methods.single import Single
 from zoolib.results import ResultStore
+from zoolib.tasks import Classification
 from zoolib.train import Machine
+
+CPU = Machine(torch.device("cpu"), "float32")
 
 
 def test_multiply_adds_of_a_small_network_by_hand():
@@ -98,6 +105,34 @@ def test_costs_are_measured_without_data_and_shown_beside_the_papers(store):
     drawn = analysis_figures.growth(growth).axes[0]
     (line,) = [line for line in drawn.lines if line.get_gid() == "train"]
     assert list(line.get_ydata()) == growth[growth["mode"] == "train"]["ratio"].tolist()
+
+
+def test_the_text_on_growth_says_by_how_much_and_whether_that_is_flat():
+    rows = [("train", 2, 1.0), ("train", 20, 1.16), ("eval", 20, 0.86), ("eval", 2, 1.0)]
+    text = cost_tables.growth_text(pd.DataFrame(rows, columns=["mode", "models", "ratio"]))
+    assert "From 2 to 20 models, a training step takes 1.16 times as long (not flat within 15 %)" in text
+    assert "an evaluation takes 0.86 times as long (flat within 15 %)" in text
+    assert cost_tables.growth_text(cost_tables.growth([])) == "Not measured for this hub."
+
+
+def test_operations_of_routes_count_every_model_equally_whatever_the_weights_and_the_images():
+    task = Classification(3)
+    plain = [Single(model, task) for model in Hub("mini-hub").models()]
+    each = [recipe.cost_of(method, 32, CPU)["gmacs"] for method in plain]
+    assert max(each) > 2 * min(each)
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        members, generator = Hub("mini-hub").models(), PathwayGenerator(5, 16, 32)
+        routed = HubPathway(members, task, generator, top_k=2)
+        with torch.no_grad():
+            own = costs.multiply_adds(generator.eval(), torch.rand(1, 3, 32, 32))[0] / 1e9
+        own += 15 * 3 / 1e9  # the aggregator
+        found.append(recipe.cost_of(routed, 32, CPU)["gmacs"])
+        assert found[-1] == pytest.approx(2 * sum(each) / 5 + own, rel=1e-6)
+        step = costs._operations(routed, torch.rand(4, 3, 32, 32))
+        assert step["step_gmacs"] == pytest.approx(0, abs=1e-9) and step["train_gmacs"] > step["gmacs"]
+    assert found[0] == found[1]
 
 
 def test_every_step_runs_on_the_machine_it_is_given(store):

@@ -149,6 +149,20 @@ def growth(found: Sequence[Result]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["mode", "models", "ratio"])
 
 
+def growth_text(frame: pd.DataFrame) -> str:
+    """How much longer a step takes on the largest hub than on the smallest, and whether that is flat within 15 %."""
+    if frame.empty:
+        return "Not measured for this hub."
+    parts = []
+    for mode, name in (("train", "a training step"), ("eval", "an evaluation")):
+        rows = frame[frame["mode"] == mode].sort_values("models")
+        ratio = rows["ratio"].iloc[-1]
+        flat = "flat" if abs(ratio - 1) <= 0.15 else "not flat"
+        parts.append(f"{name} takes {ratio:.2f} times as long ({flat} within 15 %)")
+    counts = sorted(frame["models"].unique())
+    return f"From {counts[0]} to {counts[-1]} models, {' and '.join(parts)}."
+
+
 def methods_of(hub: str, profile: str) -> list[str]:
     """The methods whose costs this hub can show, in the order of their table."""
     return [spec.method for spec in costs(hub, profile)]

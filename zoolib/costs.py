@@ -20,12 +20,12 @@ from zoolib.hub import Hub, HubModel
 from zoolib.method import Method
 from zoolib.methods import method
 from zoolib.paths import build_dir
-from zoolib.recipe import Context, Outcome
+from zoolib.recipe import Context, Outcome, even_routes
 from zoolib.spec import RunSpec, Settings
 from zoolib.tasks import Classification
 from zoolib.train import Machine, sgd
 
-GROWTH = (2, 3, 5, 10, 20)  # models
+GROWTH, GROWTH_BATCH = (2, 3, 5, 10, 20), 128  # models; images, so that each of twenty gets a dozen
 REPEATS, SECONDS = 7, 60.0  # at most so many measured turns of one kind, and no new one after so long
 _MB = 2**20
 
@@ -77,14 +77,14 @@ def measure(spec: RunSpec, num_classes: int, machine: Machine) -> dict[str, floa
 
 
 class _Repeated:
-    """A hub of any size, made of one hub's members over and over."""
+    """A hub of any size, made of one hub's first member over and over: only the number of models changes."""
 
     def __init__(self, hub: Hub, count: int) -> None:
         self.hub, self.count = hub, count
 
     @property
     def names(self) -> list[str]:
-        return (self.hub.names * self.count)[: self.count]
+        return self.hub.names[:1] * self.count
 
     def models(self) -> list[HubModel]:
         """Every member, freshly built."""
@@ -102,7 +102,7 @@ class _Growing(Measurement):
 
 
 def _growth(ctx: Measurement) -> dict[str, float]:
-    """Seconds of a training and an evaluation step as the hub grows from 2 to 20 models, measured by turns.
+    """Seconds of a training and an evaluation step of GROWTH_BATCH images as a hub grows, measured by turns.
 
     They are CPU seconds where a CPU computes, so that who else is on the machine hardly counts.
     """
@@ -110,7 +110,7 @@ def _growth(ctx: Measurement) -> dict[str, float]:
     for count in GROWTH:
         growing = _Growing(**{**vars(ctx), "hub": _Repeated(ctx.hub, count)})
         method(ctx.spec.method).load()(growing)
-        train, evaluate = _steps(growing.built, *_batch(ctx), ctx)
+        train, evaluate = _steps(growing.built, *_batch(ctx, GROWTH_BATCH), ctx)
         steps |= {f"growth_train_{count}": train, f"growth_eval_{count}": evaluate}
     times: dict[str, list[float]] = {name: [] for name in steps}
     clock = _clock(ctx.machine.device)
@@ -127,9 +127,10 @@ def _growth(ctx: Measurement) -> dict[str, float]:
 def _measured(method: Method, ctx: Measurement) -> dict[str, float]:
     """Counted: parameters (M) and multiply-adds (G). Measured: memory (MB), iterations, images and seconds.
 
-    `gmacs` are convolutions and matrix products of one image at inference; `gmacs_norm` adds two for each output of a
-    batch norm, as the counters behind the published numbers do. In training a batch of b images takes b *
-    `train_gmacs` + `step_gmacs`: what is done once a step, such as aligning kernels, is in the second.
+    `gmacs` are convolutions and matrix products of one image at inference, with routes the mean over `even_routes`;
+    `gmacs_norm` adds two for each output of a batch norm, as the counters behind the published numbers do. In training
+    a batch of b images takes b * `train_gmacs` + `step_gmacs`: what is done once a step, such as aligning kernels, is
+    in the second.
     """
     x, target = _batch(ctx)
 
@@ -144,9 +145,9 @@ def _measured(method: Method, ctx: Measurement) -> dict[str, float]:
     return found | _speed(method, x, target, ctx)
 
 
-def _batch(ctx: Measurement) -> tuple[Tensor, Tensor]:
-    """Random images (B, 3, S, S) and labels (B,) where the method is."""
-    side, batch, device = ctx.spec.settings.image_size, ctx.spec.settings.batch_size, ctx.machine.device
+def _batch(ctx: Measurement, count: int = 0) -> tuple[Tensor, Tensor]:
+    """Random images (B, 3, S, S) and labels (B,) where the method is; B is the spec's batch size unless given."""
+    side, batch, device = ctx.spec.settings.image_size, count or ctx.spec.settings.batch_size, ctx.machine.device
     x = torch.rand(batch, 3, side, side, device=device)
     x = x.to(memory_format=torch.channels_last) if ctx.spec.settings.channels_last else x
     return x, torch.randint(ctx.num_classes, (batch,), device=device)
@@ -159,9 +160,13 @@ def _operations(method: Method, x: Tensor) -> dict[str, float]:
     method.eval()
     with torch.no_grad():
         method(x[:1])  # what is computed once and kept, such as aligned kernels, is no cost of an image
-        matrix, norms = multiply_adds(method, x[:1])
-        method.train()
-        two, four = (sum(multiply_adds(method, x[:count])) for count in (2, 4))
+        counts = []
+        for _ in even_routes(method):
+            method.eval()
+            one = multiply_adds(method, x[:1])
+            method.train()
+            counts.append((*one, *(sum(multiply_adds(method, x[:count])) for count in (2, 4))))
+    matrix, norms, two, four = (statistics.mean(column) for column in zip(*counts, strict=True))
     return {
         "gmacs": matrix / 1e9,
         "gmacs_norm": (matrix + norms) / 1e9,

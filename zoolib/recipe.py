@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -235,19 +235,48 @@ def sample_frame(prediction: Tensor, target: Tensor, data: Dataset, task: Target
     return pd.DataFrame({"index": data.rows["test"].astype(np.int32), **task.samples(prediction, target)})
 
 
+def even_routes(method: Method) -> Iterator[None]:
+    """One turn for a method without routes, else one for each of m routes that together take every model k times.
+
+    Within a turn all images take its route, so that what is counted depends neither on weights nor on images.
+    """
+    generator = getattr(method, "generator", None)
+    if not isinstance(generator, nn.Module):
+        yield
+        return
+    for first, _ in enumerate(method.get_submodule("members").children()):
+
+        def prefer(module: nn.Module, inputs: object, weights: Tensor, first: int = first) -> Tensor:
+            models = weights.shape[-1]
+            rank = (torch.arange(models, device=weights.device) - first) % models
+            return (models - rank).to(weights.dtype).softmax(-1).expand_as(weights)
+
+        handle = generator.register_forward_hook(prefer)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
 @torch.no_grad()
 def cost_of(method: Method, image_size: int, machine: Machine) -> dict[str, float]:
-    """Parameters (millions), multiply-adds of one image at inference (billions), peak memory of the process (MB)."""
+    """Parameters (millions), multiply-adds of one image at inference (billions), peak memory of the process (MB).
+
+    Where images are routed, the multiply-adds are the mean over routes that take every model equally often.
+    """
     method.eval()
     image = torch.rand(1, 3, image_size, image_size, device=machine.device)
     method(image)  # what is computed once and kept, such as aligned kernels, is no cost of an image
-    with FlopCounterMode(display=False) as counter:
-        method(image)
+    counts = []
+    for _ in even_routes(method):
+        with FlopCounterMode(display=False) as counter:
+            method(image)
+        counts.append(counter.get_total_flops() / 2e9)
     return {
         "params_m": sum(p.numel() for p in method.parameters()) / 1e6,
         "trainable_params_m": sum(p.numel() for p in method.parameters() if p.requires_grad) / 1e6,
         "inference_params_m": method.inference_parameters() / 1e6,
-        "gmacs": counter.get_total_flops() / 2e9,
+        "gmacs": sum(counts) / len(counts),
         "peak_memory_mb": peak_memory_mb(machine.device),
     }
 

@@ -79,7 +79,7 @@ class AdaAggConv2d(nn.Module):
         strategy: "auto" picks by shape; "grouped", "unfold", "matmul" (1x1 kernels only) and "stacked" (one group
             only) force one way to compute. Stacked is all m kernels on every sample, then the gated sum of m outputs: m
             times the operations of a plain convolution, but no sample's kernel is written down, which is the fastest
-            way where m and the maps are small.
+            way where a map has no more pixels than there are models.
         recompute: rebuild the per-sample kernels in the backward pass instead of keeping them (less memory, more time).
 
     Raises ZoolibError for an unknown strategy or padding; ValueError for shapes that do not fit.
@@ -273,6 +273,8 @@ class AdaAggConv2d(nn.Module):
         """The way to compute that was fastest for such shapes (measured on CPU; on GPU by count of operations)."""
         if self.strategy != "auto":
             return self.strategy
+        if self.groups == 1 and x.device.type == "cpu" and out_size[0] * out_size[1] <= self.num_models:
+            return "stacked"
         if self.kernel_size == (1, 1) and self.groups == 1:
             return "matmul"
         if self.groups > 1:
@@ -291,8 +293,8 @@ class AdaAggConv2d(nn.Module):
         if strategy == "stacked":
             weight = kernels.view(-1, *self._kernel_shape[1:])  # (m O, I, kh, kw)
             y = F.conv2d(x, weight, None, self.stride, padding, self.dilation)
-            y = (gates.to(y.dtype)[:, :, None] * y.view(batch, self.num_models, -1)).sum(1)  # (B, O H'W')
-            y = y.view(batch, self.out_channels, height, width)
+            y = y.unflatten(1, (self.num_models, -1))  # (B, m, O, H', W'), in whatever memory format
+            y = (gates.to(y.dtype)[:, :, None, None, None] * y).sum(1)
             return y if bias is None else y + bias.to(y.dtype).view(batch, -1, 1, 1)
         mixed = self._mix(gates, kernels.flatten(1))  # (B, O K): the kernel of each sample
         if strategy == "grouped":
