@@ -1,6 +1,7 @@
 """Distillation, Knowledge Flow and the feature-level baselines: losses by hand, and who learns from whom."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from torch import nn
 
 from zoolib import losses
 from zoolib.layers.lateral import Lateral, capture, replaced, stages
+from zoolib.methods import METHODS
 from zoolib.methods.distill import Distill
 from zoolib.methods.features import ConcatDistill, FeatureExtraction
 from zoolib.methods.flow import KnowledgeFlow
 from zoolib.nets import tiny_resnet
+from zoolib.recipe import Outcome
 from zoolib.spec import ZoolibError
 from zoolib.tasks import Classification
 
@@ -45,6 +48,32 @@ def backward(method):
 
 def trained(module):
     return [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.parameters()]
+
+
+def built(name, **changed):
+    """The method that a recipe hands to the training loop, and the pretrained and fine-tuned members a, b and c."""
+    options = {key: changed.get(key, value) for key, value in METHODS[name].options.items()}
+    pretrained, backbones = dict(zip("abc", members(3), strict=True)), dict(zip("abc", members(3), strict=True))
+    tuned = {key: (backbone, TASK.head(64)) for key, backbone in backbones.items()}
+    fitted = []
+
+    def fit(method, deviations):
+        fitted.append(method)
+        return Outcome({"cost": {}}, {})
+
+    hub = SimpleNamespace(
+        names=[*"abc"],
+        model=pretrained.get,
+        models=lambda: list(pretrained.values()),
+        manifest=SimpleNamespace(homogeneous=True),
+    )
+    spec = SimpleNamespace(option=options.__getitem__, settings=SimpleNamespace(image_size=16))
+    ranking = lambda: ["b", "c", "a"]  # noqa: E731
+    METHODS[name].load()(
+        SimpleNamespace(hub=hub, spec=spec, task=TASK, fit=fit, finetuned=tuned.__getitem__, ranking=ranking)
+    )
+    (method,) = fitted
+    return method, pretrained, tuned
 
 
 # Losses
@@ -113,6 +142,12 @@ def test_only_the_student_is_counted_at_inference():
     assert 3 * method.inference_parameters() == sum(p.numel() for p in method.parameters())
 
 
+def test_distillation_starts_at_the_pretrained_best_member_learns_from_all_fine_tuned_and_heeds_its_options():
+    method, pretrained, tuned = built("distill", temperature=7.0, soft_weight=0.25)
+    assert method.student is pretrained["b"] and (method.temperature, method.soft_weight) == (7.0, 0.25)
+    assert [tuple(teacher) for teacher in method.teachers] == [tuned[name] for name in "abc"]
+
+
 # Knowledge Flow
 
 
@@ -167,6 +202,19 @@ def test_a_student_of_weight_1_computes_in_training_what_it_computes_alone():
     method.train()
     method.student.eval()  # batch statistics aside
     assert torch.allclose(method(X).prediction, method.head(method.student(X)), atol=1e-6)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_the_dependency_term_by_hand_is_weight_times_progress_times_minus_the_log_of_the_students_shares(progress):
+    method, *_ = built("knowledge_flow", dependency_weight=3.0)
+    with torch.no_grad():
+        method.lateral.scores.copy_(torch.tensor([[1.0, 2, 2, 3], [2, 1, 1, 4], [4, 1, 2, 1]]).log())
+    method.train()
+    output = method(X)
+    terms = method.loss(output, Y, TASK, progress)
+    expected = 3.0 * progress * (math.log(8 / 1) + math.log(8 / 2) + math.log(8 / 4))
+    assert terms["dependency"].item() == pytest.approx(expected, abs=1e-5)
+    assert terms["task"].item() == pytest.approx(TASK.loss(output.prediction, Y).item())
 
 
 def test_the_dependency_loss_drives_the_student_to_independence():
@@ -231,3 +279,12 @@ def test_concat_distill_has_a_head_for_each_member_and_learns_their_features():
     assert all(trained(method.heads)) and all(trained(method.backbone)) and all(trained(method.classifier))
     assert all(p.grad is None for p in method.teachers.parameters())
     assert set(method.eval()(X).aux) == set()
+
+
+@pytest.mark.parametrize("name", ["fe", "ced"])
+def test_features_are_those_of_the_pretrained_members_or_as_the_name_says_of_the_fine_tuned(name):
+    for recipe, is_tuned in ((name, False), (f"{name}_finetuned", True)):
+        method, pretrained, tuned = built(recipe)
+        sources = method.members if name == "fe" else method.teachers
+        assert list(sources) == [tuned[key][0] if is_tuned else pretrained[key] for key in "abc"]
+        assert name == "fe" or method.backbone is pretrained["a"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoolib import losses
 from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, top_k_mask
+from zoolib.methods import METHODS
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.nets import tiny_resnet
 from zoolib.spec import ZoolibError
@@ -240,6 +241,57 @@ def test_noise_acts_in_training_only_and_scales_with_softplus():
         assert torch.allclose(generator.train()(IMAGES), generator.train()(IMAGES), atol=1e-6)
 
 
+def noisy(kind, preference, noise):
+    """A generator whose G_p(x) and G_n(x) are these for every image."""
+    if kind is TaskPathway:
+        generator = TaskPathway(len(preference))
+        made = {generator.preference: preference, generator.noise: noise}
+    else:
+        generator = PathwayGenerator(len(preference), width=4, size=16)
+        for head in (generator.preference[1], generator.noise[1]):
+            nn.init.zeros_(head.weight)
+        made = {generator.preference[1].bias: preference, generator.noise[1].bias: noise}
+    with torch.no_grad():
+        for parameter, values in made.items():
+            parameter.copy_(torch.tensor(values))
+    return generator.train()
+
+
+@pytest.mark.parametrize("kind", [PathwayGenerator, TaskPathway])
+def test_a_noisy_score_by_hand_is_preference_plus_a_normal_draw_times_softplus_of_the_noise(monkeypatch, kind):
+    preference, noise = [0.5, -1.0, 0.0], [-2.0, 0.0, 1.5]
+    draws = torch.linspace(-2, 2, 36).view(12, 3)
+    generator = noisy(kind, preference, noise)
+    monkeypatch.setattr(torch, "randn_like", lambda like: draws[: like.shape[0], : like.shape[1]])
+    scale = [math.log(1 + math.exp(value)) for value in noise]
+    for weights, eps in zip(generator(IMAGES).tolist(), draws.tolist(), strict=True):
+        powers = [math.exp(p + e * s) for p, e, s in zip(preference, eps, scale, strict=True)]
+        assert weights == pytest.approx([power / sum(powers) for power in powers], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [PathwayGenerator, TaskPathway])
+def test_noise_is_drawn_for_each_image_and_each_member(kind):
+    torch.manual_seed(0)
+    with torch.no_grad():
+        scores = noisy(kind, [0.0] * 3, [1.0] * 3)(IMAGES[:1].expand(12, -1, -1, -1)).log()
+    differences = (scores[:, 1:] - scores[:, :1]).flatten()  # a draw that the members share cancels
+    assert len({round(value, 4) for value in differences.tolist()}) == 24
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_generator_trains_on_one_image_and_its_batch_norms_keep_their_statistics(side):
+    torch.manual_seed(0)
+    generator = PathwayGenerator(3, width=4, size=side).train()
+    before = copy.deepcopy(dict(generator.named_buffers()))
+    weights = generator(torch.rand(1, 3, side, side))
+    (weights * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
+    assert weights.isfinite().all() and gradients(generator.preference) and gradients(generator.noise)
+    assert all(torch.equal(before[name], value) for name, value in generator.named_buffers())
+    assert generator.preference[0].bn1.training
+    generator(torch.rand(2, 3, side, side))  # of two there are statistics
+    assert not torch.equal(before["noise.0.bn1.running_mean"], generator.noise[0].bn1.running_mean)
+
+
 def test_a_sub_batch_of_one_sample_does_not_break_batch_norm_nor_move_its_statistics():
     method, _ = make(count=2, top_k=1)
     member = method.members[0].train()
@@ -315,3 +367,44 @@ def test_an_ablation_leaves_out_its_term_and_only_that():
         method, task = make(**options)
         method.train()
         assert set(method.loss(method(IMAGES), LABELS, task, 0.0)) == names
+
+
+def built(name, **changed):
+    """The method that a recipe hands to the training loop, with its card's options and a small generator."""
+    methods = []
+    small = {"generator_width": 4, "generator_size": 16}
+    options = {key: {**small, **changed}.get(key, value) for key, value in METHODS[name].options.items()}
+    torch.manual_seed(0)
+    members = [Member(f"m{i}", tiny_resnet(), 64) for i in range(4)]
+    METHODS[name].load()(
+        SimpleNamespace(
+            hub=SimpleNamespace(names=[member.name for member in members], models=lambda: members),
+            spec=SimpleNamespace(option=options.__getitem__, settings=SimpleNamespace(optimiser="sgd")),
+            task=Classification(3),
+            fit=lambda method, deviations: methods.append(method),
+        )
+    )
+    (method,) = methods
+    return method
+
+
+@pytest.mark.parametrize("explore_weight", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("name", "generator", "explores", "exploits"),
+    [
+        ("hub_pathway", PathwayGenerator, True, True),
+        ("hub_pathway_no_explore", PathwayGenerator, False, True),
+        ("hub_pathway_no_exploit", PathwayGenerator, True, False),
+        ("hub_pathway_random_path", RandomPathway, False, True),
+        ("hub_pathway_task_level", TaskPathway, True, True),
+    ],
+)
+def test_a_recipe_trains_its_own_generator_on_its_own_terms(name, generator, explores, exploits, explore_weight):
+    method = built(name, explore_weight=explore_weight, top_k=3).train()
+    assert type(method.generator) is generator and method.top_k == 3
+    output = method(IMAGES)
+    terms = method.loss(output, LABELS, Classification(3), 0.0)
+    assert set(terms) == {"task"} | ({"explore"} if explores else set()) | ({"exploit"} if exploits else set())
+    if explores:
+        mean = output.aux["weight"].mean(0)
+        assert terms["explore"].item() == pytest.approx(explore_weight * (mean * mean.log()).sum().item(), rel=1e-5)

@@ -1,9 +1,20 @@
 """Model soups: exact means, and a greedy choice that never loses on validation."""
 
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from zoolib.data import loaders
+from zoolib.data.manifests import dataset
+from zoolib.methods import soup
 from zoolib.methods.soup import greedy_soup, uniform_soup
+from zoolib.spec import Settings
+from zoolib.tasks import Classification
+from zoolib.train import Machine
 
 
 def states(values):
@@ -56,3 +67,28 @@ def test_running_statistics_are_averaged_and_counters_are_kept():
 @pytest.mark.parametrize("count", [1, 3])
 def test_equal_ingredients_make_themselves(count):
     assert torch.equal(uniform_soup(states([4] * count))["w"], torch.full((2, 2), 4.0))
+
+
+def test_a_greedy_soup_is_chosen_on_validation_even_where_another_is_better_on_test(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
+    settings = Settings(
+        image_size=16, decode_size=16, batch_size=8, iterations=1, crop="shift", test_crops=1, train_per_class=4,
+        test_limit=30, val_fraction=0.2, eval_every=1, channels_last=False,
+    )  # fmt: skip
+    data, task = loaders.load(dataset("digits"), settings), Classification(10)
+    only = {"val": np.flatnonzero(data.train.labels == 0)[:4], "test": np.flatnonzero(data.test.labels == 1)[:4]}
+    ctx = SimpleNamespace(
+        data=dataclasses.replace(data, rows=data.rows | only),
+        spec=SimpleNamespace(settings=settings),
+        machine=Machine(torch.device("cpu"), "float32"),
+        task=task,
+    )
+    pot = soup.Pot(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))  # type: ignore[arg-type]
+    always = [
+        {"head.weight": torch.zeros(10, 768), "head.bias": level * torch.eye(10)[label]}
+        for label, level in ((1, 3.0), (0, 2.0))  # all test images are ones, all validation images zeros
+    ]
+    found = soup._scored(ctx, pot, always, "greedy").metrics
+    assert (found["val"]["top1_accuracy"], found["test"]["top1_accuracy"], found["val"]["ingredients"]) == (100, 0, 1)
+    mixed = soup._scored(ctx, pot, always, "uniform").metrics
+    assert (mixed["val"]["top1_accuracy"], mixed["test"]["top1_accuracy"], mixed["val"]["ingredients"]) == (0, 100, 2)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from zoolib import contents, notebooks
 from zoolib import grid as grids
@@ -257,6 +258,23 @@ def test_cost_plans_need_no_other_run_and_one_member_where_there_is_one_run_each
 def test_a_hub_of_two_models_has_two_teachers():
     (spec, *_) = grid("cls", "mixture", "mini-pair", "b_tuning", "lab", 1)
     assert spec.option("teachers") == "2"
+
+
+@pytest.fixture
+def single(tmp_path):
+    """A hub of one model."""
+    of_three = hub("digits-zoo")
+    alone = of_three.model_copy(update={"name": "single", "members": of_three.members[:1]})
+    (tmp_path / "single.yaml").write_text(yaml.safe_dump(alone.model_dump(mode="json")))
+    return str(tmp_path / "single.yaml")
+
+
+@pytest.mark.parametrize("methods", ["core", "all", "hub_pathway", "ensemble_top_k"])
+def test_a_hub_of_one_model_has_routes_of_one_unless_more_are_asked_for(single, methods):
+    options = [dict(spec.options) for spec in grid("cls", "digits", single, methods)]
+    assert {each["top_k"] for each in options if "top_k" in each} == {1}
+    with pytest.raises(ZoolibError, match="top_k is 2; use 1 to 1, the number of models in the hub"):
+        grid("cls", "digits", single, methods, top_k=2)
 
 
 def test_an_option_that_no_packaged_method_has_is_left_to_its_method():

@@ -87,6 +87,8 @@ def _options(
     options = usual_options(card.name, profile, task)
     if str(options.get("teachers", "")).isdigit():  # a hub of fewer has them all
         options["teachers"] = str(min(int(options["teachers"]), len(hub.members)))
+    if "top_k" in options:
+        options["top_k"] = min(options["top_k"], len(hub.members))
     return tuple(sorted({**options, **{k: v for k, v in changed.items() if k in options}}.items()))
 
 

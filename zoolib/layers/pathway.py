@@ -17,7 +17,8 @@ class PathwayGenerator(nn.Module):
     """G(x) = softmax(G_p(x) + eps * softplus(G_n(x))), eps ~ N(0, 1) per entry in training (eq. 3).
 
     G_p and G_n are separate 9-layer ResNets: with width 64 that is the 9.8 M parameters by which Hub-Pathway exceeds
-    its hub in the paper's complexity table. At test time eps is at its mean, zero, so G_n is not run.
+    its hub in the paper's complexity table. At test time eps is at its mean, zero, so G_n is not run. A training batch
+    of a single image has no variance, so there the batch norms use their running statistics, as in `dispatch`.
     """
 
     def __init__(self, num_models: int, width: int = 64, size: int = 224) -> None:
@@ -37,6 +38,12 @@ class PathwayGenerator(nn.Module):
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False, antialias=False)
         # Channels last: on a CPU a third faster for so few channels, whatever layout the members prefer.
         x = (2 * x - 1).contiguous(memory_format=torch.channels_last)
+        if self.training and len(x) == 1:
+            with running_statistics(self):
+                return self._weights(x)
+        return self._weights(x)
+
+    def _weights(self, x: Tensor) -> Tensor:
         logits = self.preference(x).float()  # (B, m)
         if self.training:
             logits = logits + torch.randn_like(logits) * F.softplus(self.noise(x).float())
