@@ -136,7 +136,7 @@ def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
 
 
 def _number(row: Any) -> str:
-    return tables.plus_minus(row["value"], row["std"], 2)
+    return tables.plus_minus(row["value"], row["std"], 3 if row["metric"] == "logme" else 2)
 
 
 def intervals(wide: pd.DataFrame, focus: str) -> pd.DataFrame:
@@ -173,7 +173,9 @@ def published(table: str) -> pd.DataFrame:
     order = list(dict.fromkeys(frame["method"])), list(dict.fromkeys(frame["column"]))
     text = frame.assign(text=[_number(row) for row in frame.to_dict("records")])
     wide = text.pivot(index="method", columns="column", values="text").reindex(index=order[0], columns=order[1])
-    wide.index = pd.Index([reference.SINGLES.get(name, tables.title(name)) for name in order[0]], name="method")
+    wide.index = pd.Index(
+        [(reference.SINGLES | reference.SETS).get(name, tables.title(name)) for name in order[0]], name="method"
+    )
     return wide.rename_axis(columns=None).fillna("—")
 
 

@@ -118,6 +118,7 @@ ALL: dict[str, tuple[tuple[Any, ...], ...]] = {
         *(Plan(name, "imagenet-lite", "core") for name in ("cifar100", "cars")),
         *(Plan(name, hub, "core") for hub in PACKAGED for name in LAB_TARGETS),
         *(plan for hub in PACKAGED for name in LAB_TARGETS for plan in published(name, hub)),
+        *(Plan(name, "mini-zoo", "table4") for name in LAB_TARGETS),
         *published("cifar100", "imagenet-lite"),
         *published("cars", "imagenet-lite", ablation=True),
         Plan("faces68", LANDMARK_HUB, "all"),

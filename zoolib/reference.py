@@ -26,6 +26,11 @@ SINGLES = {
     "swin_t": "Swin-T",
     "convnext_tiny": "ConvNeXt-T",
 }
+# Rows of the slides' B-Tuning: of all ten sets of three teachers the best, and the one that LogME ranks first.
+SETS = {
+    "best_of_10_finetunings": "B-Tuning, best of ten sets",
+    "b_tuning_top3_by_logme": "B-Tuning, LogME's three",
+}
 # Rows that go by another name than the method here.
 ALIASES = {"ensemble_top2": "ensemble_top_k", "ensemble_independent": "ensemble"}
 
