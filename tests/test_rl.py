@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from zoolib.layers import surgery
 from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, project
 from zoolib.rl.encoders import Aggregated, Convolutions, KnowledgeFlow, Pathways, Plain, RouteGenerator
 from zoolib.rl.replay import Batch, Replay, SumTree
@@ -370,6 +371,24 @@ def test_zoo_tuning_convolves_each_observation_with_its_gated_sum_of_aligned_ker
     assert list(shown) == ["gate:conv1:a", "gate:conv1:b", "gate:conv2:a", "gate:conv2:b"]
 
 
+@pytest.mark.parametrize(("seed", "dead"), [(0, 2), (1, 0), (2, 1), (3, 2)])  # of its two units, as drawn
+def test_the_gate_that_sees_the_observation_is_alive_for_every_seed(seed: int, dead: int) -> None:
+    torch.manual_seed(seed)  # draws as a run does: the sources' modules, then the gates
+    drawn = surgery.aggregate([Convolutions(), Convolutions()], "all").conv1.gate[0].weight  # type: ignore
+    following = torch.rand(())
+    torch.manual_seed(seed)
+    encoder = Aggregated([Convolutions(), Convolutions()], ["a", "b"])
+    assert torch.equal(following, torch.rand(())), "no random number more"
+    gate = encoder.convolutions.conv1.gate  # type: ignore[union-attr]
+    equal = torch.full((1, 4), 0.4)
+    assert ((equal @ drawn.T) <= 0).sum() == dead
+    assert (gate[:2](equal) > 0).all()  # type: ignore[index]
+    for ours, row in zip(gate[0].weight, drawn, strict=True):  # type: ignore[index]
+        assert torch.equal(ours, row if row.sum() > 0 else -row)
+    dark, light = encoder(torch.cat([0.2 * OBSERVATIONS[:1], 0.9 * OBSERVATIONS[:1]]))[1]["gates"][:, 0]
+    assert (dark - light).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_hub_pathway_passes_each_observation_through_its_top_k_sources_alone(top_k: int) -> None:
     given = sources(3)
@@ -449,10 +468,10 @@ def test_a_k_beyond_the_sources_is_refused() -> None:
         Pathways(sources(), ["a", "b"], top_k=3)
 
 
-@pytest.mark.parametrize("kind", [Aggregated, Pathways, KnowledgeFlow])
-def test_every_slot_learns_in_the_agent(kind: type) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [(Aggregated, 0), (Aggregated, 3), (Pathways, 0), (KnowledgeFlow, 0)])
+def test_every_slot_learns_in_the_agent(kind: type, seed: int) -> None:
     given = sources()
-    torch.manual_seed(0)  # with which no gate starts dead: that of conv1 has two hidden units
+    torch.manual_seed(seed)
     network = Network(kind(given, ["a", "b"]), DuelingHead(5, 51, 16, 0.1))
     agent = Agent(network, small(), torch.device("cpu"), compiled=False)
     before = [p.detach().clone() for p in agent.trained]
