@@ -121,6 +121,16 @@ def test_finetune_starts_from_its_sources_convolutions_and_a_new_head(packaged: 
     assert network.head.num_actions == 8
 
 
+def test_the_deviation_about_k_is_there_for_a_k_that_is_not_the_papers(packaged: Path) -> None:
+    said = {}
+    for top_k in (1, 2):
+        (spec,) = grid("atari", "alien", games.HUB, "hub_pathway", "smoke", 0, top_k=top_k)
+        said[top_k] = " ".join(runs.build(spec, spec.settings)[1])
+    assert "top 2" in said[1] and "k = 1" in said[1]
+    assert "top 2" not in said[2]
+    assert "trains those layers" in said[1] and "trains those layers" in said[2]
+
+
 def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance(tmp_path: Path) -> None:
     spec = atari("scratch", game="seaquest")[0]
     store = ResultStore(tmp_path / "records")

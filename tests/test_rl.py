@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from zoolib.layers import surgery
-from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, project
+from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, make_loss, project
 from zoolib.rl.encoders import Aggregated, Convolutions, KnowledgeFlow, Pathways, Plain, RouteGenerator
 from zoolib.rl.replay import Batch, Replay, SumTree
 from zoolib.spec import ControlSettings, ZoolibError
@@ -405,6 +405,19 @@ def test_hub_pathway_passes_each_observation_through_its_top_k_sources_alone(top
         oracle = sum(weights[b, i] * given[i](OBSERVATIONS[b : b + 1]).flatten() for i in order)
         torch.testing.assert_close(features[b], oracle, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(aux["weight"], weights)
+
+
+def test_exploit_trains_the_shared_head_beside_the_chosen_encoder_as_the_deviations_say() -> None:
+    torch.manual_seed(0)
+    network = Network(Pathways(sources(), ["a", "b"], top_k=1), DuelingHead(5, 51, 16, 0.1))
+    batch, seen, penalties = a_batch(5), {}, network.encoder.penalties
+    network.encoder.penalties = lambda *given: seen.update(penalties(*given)) or seen  # type: ignore
+    arrays = (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount, batch.weight)
+    make_loss(network, network, SUPPORT)(*map(torch.from_numpy, arrays), torch.tensor(0.5))
+    gradients = torch.autograd.grad(seen["exploit"], list(network.parameters()), allow_unused=True)
+    named = zip(dict(network.named_parameters()), gradients, strict=True)
+    reached = {name.removeprefix("encoder.").split(".")[0] for name, g in named if g is not None and g.any()}
+    assert reached == {"sources", "head"}
 
 
 def test_masked_and_routed_computation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
