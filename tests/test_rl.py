@@ -316,6 +316,20 @@ def test_one_learning_step_descends_the_weighted_mean_cross_entropy() -> None:
         torch.testing.assert_close(ours, oracle.detach(), atol=2e-6, rtol=1e-4)
 
 
+def test_a_gradient_whose_norm_exceeds_ten_is_scaled_to_ten_over_all_parameters_together() -> None:
+    def gradients(clip_norm: float) -> list[torch.nn.Parameter]:
+        torch.manual_seed(0)
+        network = Network(Plain(), DuelingHead(5, 51, 16, 0.1))
+        agent = Agent(network, small(clip_norm=clip_norm), torch.device("cpu"), compiled=False)
+        agent.learn(a_batch(5)._replace(weight=np.full(8, 1e3, np.float32)), 0.5)
+        return agent.trained
+
+    ours, oracle = gradients(small().clip_norm), gradients(math.inf)
+    assert torch.nn.utils.clip_grad_norm_(oracle, 10.0) > 20, "the case must need clipping"
+    for parameter, other in zip(ours, oracle, strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
 def test_acting_uses_fresh_noise_and_the_mean_return() -> None:
     torch.manual_seed(0)
     agent = Agent(Network(Plain(), DuelingHead(5, 51, 16, 5.0)), small(), torch.device("cpu"), compiled=False)
