@@ -161,15 +161,18 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
     }
 
 
-def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
-    """The runs without a valid record: none at all, or one computed here with other code or from other files."""
+def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> list[RunSpec]:
+    """The runs without a valid record: none at all, or one computed here with other code or from other files.
+
+    With `kept`, also those whose work folder lacks the file of that name.
+    """
     code = runtime.code_fingerprint()
     checksums: dict[tuple[str, str, bool], Any] = {}
     lacking = []
     for spec in specs:
         key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
         checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
-        if not store.has(spec, code, checksums[key]):
+        if not store.has(spec, code, checksums[key]) or (kept and not (work_dir(spec) / kept).is_file()):
             lacking.append(spec)
     return lacking
 
@@ -188,14 +191,14 @@ def _data_sha256(spec: RunSpec) -> Any:
         return None
 
 
-def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:
-    """The records of all specifications; only those that the store lacks are computed, one after another."""
+def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True, kept: str = "") -> list[Result]:
+    """The records of all specifications; only those that are `missing` are computed, one after another."""
     specs = list(specs)
-    todo = missing(specs, store)
+    todo = missing(specs, store, kept)
     if todo:
         with _bar(len(todo), progress) as report:
             for spec in todo:
-                if missing([spec], store):  # another run may have needed it and made it
+                if missing([spec], store, kept):  # another run may have needed it and made it
                     run(spec, store, report)
     return [store.load(spec) for spec in specs]
 
