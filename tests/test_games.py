@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import synthetic
 import torch
 from safetensors.torch import load, save
 
-from zoolib import arcade, experiment, games, notebooks, paths
+from zoolib import arcade, experiment, games, notebooks, paths, workflow
+from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.plans import planned
 from zoolib.results import Result, ResultStore
@@ -30,11 +32,13 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder with two made-up source policies."""
     folder = tmp_path / "package/weights/atari"
     folder.mkdir(parents=True)
+    notes = []
     for seed, name in enumerate(games.SOURCES):
         torch.manual_seed(seed)
         state = {f"encoder.convolutions.{k}": v.half() for k, v in Convolutions().state_dict().items()}
-        (folder / f"{name}.safetensors").write_bytes(save(state))
-    (folder / "provenance.json").write_text(json.dumps([{"game": name, "sha256": name} for name in games.SOURCES]))
+        (folder / f"{name}.safetensors").write_bytes(content := save(state))
+        notes.append({"game": name, "sha256": hashlib.sha256(content).hexdigest()})
+    (folder / "provenance.json").write_text(json.dumps(notes))
     monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "package")
     return folder
 
@@ -113,6 +117,35 @@ def test_a_source_of_another_shape_or_an_absent_one_is_one_line(packaged: Path) 
         runs.build(atari("finetune")[1], ControlSettings())
 
 
+def test_a_damaged_or_exchanged_source_is_one_line(packaged: Path) -> None:
+    source, other = packaged / "seaquest.safetensors", (packaged / "riverraid.safetensors").read_bytes()
+    whole = source.read_bytes()
+    for content, words in (
+        (b"", "a damaged source policy; .*git checkout"),
+        (whole[:-9], "a damaged source policy; .*git checkout"),
+        (other, "its checksum is not the one in the provenance.json.*git checkout"),
+    ):
+        source.write_bytes(content)
+        with pytest.raises(ZoolibError, match=words) as caught:
+            runs.load_source(source)
+        assert "\n" not in str(caught.value)
+    source.write_bytes(whole)
+    assert runs.load_source(source).conv1.weight.shape == (32, 4, 5, 5)
+
+
+def test_without_the_sources_checksums_no_run_that_needs_them_starts(packaged: Path) -> None:
+    scratch, tuned = (atari(method)[0] for method in ("scratch", "finetune"))
+    for content in ("", "[{}]", "{", None):
+        if content is None:
+            (packaged / "provenance.json").unlink()
+        else:
+            (packaged / "provenance.json").write_text(content)
+        with pytest.raises(ZoolibError, match=r"provenance.json: absent or damaged; .*git checkout") as caught:
+            envs.data_sha256(tuned)
+        assert "\n" not in str(caught.value)
+        assert envs.data_sha256(scratch) == {"rom": envs.rom_sha256("jamesbond")}
+
+
 def test_finetune_starts_from_its_sources_convolutions_and_a_new_head(packaged: Path) -> None:
     given = load((packaged / "riverraid.safetensors").read_bytes())
     network, _ = runs.build(atari("finetune", game="gopher")[1], ControlSettings())
@@ -154,6 +187,45 @@ def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance
     assert note == json.loads((tmp_path / "out/provenance.json").read_text())[0]
     assert (note["commit"], note["score"], note["run_id"]) == ("abc", 12.0, spec.run_id)
     assert note["random_score"] >= 0
+
+
+def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = ResultStore(tmp_path / "committed")
+    for spec in sources.specs():
+        committed.save(synthetic.game_result(spec))
+    for name, folder in (("ZOOLIB_BUILD", "build"), ("ZOOLIB_RESULTS", "committed")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.delenv("ZOOLIB_RECORDS", raising=False)
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(sources, "random_scores", lambda *args, **kwargs: [7.0])
+    ran: list[str] = []
+
+    def long_run(spec: RunSpec, work: Path, progress: object) -> runs.GameOutcome:
+        ran.append(spec.dataset)
+        work.mkdir(parents=True, exist_ok=True)
+        (work / games.POLICY).write_bytes(save(Network(Plain(), DuelingHead(18, 51, 16, 0.1)).state_dict()))
+        made = synthetic.game_result(spec)
+        return runs.GameOutcome({"test": made.metrics["test"] | {"score_std": 1.0}, "cost": {}}, made.curves, None)
+
+    monkeypatch.setattr(runs, "run", long_run)
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == list(games.SOURCES)
+    assert capsys.readouterr().out == "seaquest: score 100, random 7\nriverraid: score 100, random 7\n"
+    notes = json.loads((tmp_path / "package/weights/atari/provenance.json").read_text())
+    assert [note["game"] for note in notes] == ran
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == list(games.SOURCES), "nothing is missing"
+    workflow.tidy(sources.specs()[1:])
+    with pytest.raises(ZoolibError, match=r"no policy of riverraid.*pretrain atari-policies"):
+        sources.ship(sources.specs(), ResultStore.default(), experiment.work_dir)
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == [*games.SOURCES, "riverraid"]
+    seaquest = sources.specs()[0]
+    (tmp_path / f"build/records/{seaquest.stem}.json").unlink()
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == [*games.SOURCES, "riverraid", "seaquest"], "a committed record does not describe a policy made here"
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

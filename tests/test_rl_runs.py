@@ -241,6 +241,31 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_checkpoint_is_one_line_without_torchs_advice(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, 25)
+    file, log = tmp_path / "checkpoint.pt", tmp_path / "frames.log"
+    whole, frames = file.read_bytes(), log.read_bytes()
+    damaged = "damaged checkpoint; delete it to start the run afresh"
+    for state, logged, words in (
+        (b"", frames, damaged),
+        (b"junk", frames, damaged),
+        (whole[: len(whole) // 2], frames, damaged),
+        (whole, frames[:-1], "frames.log beside it is missing or cut short.*delete it to start"),
+        (whole, None, "frames.log beside it is missing or cut short.*delete it to start"),
+    ):
+        file.write_bytes(state)
+        log.unlink(missing_ok=True)
+        if logged is not None:
+            log.write_bytes(logged)
+        with pytest.raises(ZoolibError, match=words) as caught:
+            train(tmp_path)
+        assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+    log.write_bytes(frames)
+    assert train(tmp_path)[0].start == 20
+
+
 def test_evaluation_leaves_training_as_it_was() -> None:
     net, support = network(18).train(), torch.linspace(-10, 10, 51)
     before = torch.get_rng_state()
