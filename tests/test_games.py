@@ -207,7 +207,9 @@ def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
         work.mkdir(parents=True, exist_ok=True)
         (work / games.POLICY).write_bytes(save(Network(Plain(), DuelingHead(18, 51, 16, 0.1)).state_dict()))
         made = synthetic.game_result(spec)
-        return runs.GameOutcome({"test": made.metrics["test"] | {"score_std": 1.0}, "cost": {}}, made.curves, None)
+        return runs.GameOutcome(
+            {"test": made.metrics["test"] | {"score_std": 1.0}, "cost": {"eval_seconds": 1.0}}, made.curves, None
+        )
 
     monkeypatch.setattr(runs, "run", long_run)
     assert main(["pretrain", games.HUB]) == 0
@@ -286,19 +288,42 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
             store.save(synthetic.game_result(spec))
     table = arcade.scores(store.frame(specs), specs)
     assert table.loc["Zoo-Tuning"].to_dict() == {
-        "score": "410.0 ± 10.0", "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
+        "score": "410.0 ± 10.0", "± over": "seeds",
+        "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
         "computed": "recomputed here",
     }  # fmt: skip
     assert table.loc["From scratch", "seeds"] == "1 of 3"
+    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "games of one seed"]
     assert table.loc["Hub-Pathway", "score"] == "not run"
     assert table.loc["Fine-tuning, River Raid", "score"] == "not run"
     assert table.loc["Random, published", "human-normalised (%)"] == "0.0"
-    assert table.loc["Human, published", ["score", "human-normalised (%)"]].tolist() == ["302.8", "100.0"]
+    human = table.loc["Human, published", ["score", "± over", "human-normalised (%)"]]
+    assert human.tolist() == ["302.8", "", "100.0"]
     said = arcade.random_difference(store.frame(specs), "jamesbond")
-    assert said == "James Bond: From scratch scores 100.0, random play 10.0."
+    assert said.replace("\xa0", " ") == (
+        "James Bond: From scratch scores 100.0 ± 2.5 (over games of one seed), random play 10.0 ± 10.0 (over 3 seeds)."
+    )
     assert "has not been run" in arcade.random_difference(store.frame(specs), "alien")
     with pytest.raises(ZoolibError, match="one dataset"):
         arcade.scores(store.frame(specs), [*specs, *atari(game="alien", profile="lab")])
+
+
+def test_costs_of_different_machines_are_rows_of_their_own(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    specs = atari("scratch,zoo_tuning", profile="lab", seeds=3)
+    for spec in specs:
+        made = synthetic.game_result(spec)
+        made.metrics["cost"]["seconds"] = 100.0 * (1 + spec.seed)
+        made.provenance["machine"] = {"cpu": "Test CPU", "gpu": "H100" if spec.seed == 2 else ""}
+        store.save(made)
+    table = arcade.costs(store.frame([spec for spec in specs if (spec.method, spec.seed) != ("zoo_tuning", 2)]))
+    shown = table.reset_index()[["method", "training (s)", "runs", "machine"]]
+    assert shown.to_numpy().tolist() == [
+        ["From scratch", "300", "1", "H100"],
+        ["From scratch", "150", "2", "Test CPU"],
+        ["Zoo-Tuning", "150", "2", "Test CPU"],
+    ]
+    assert table["steps/s"].tolist() == ["—"] * 3
 
 
 def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_seeds(tmp_path: Path) -> None:
@@ -314,6 +339,8 @@ def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_se
     np.testing.assert_allclose(lines["Hub-Pathway"].get_xdata(), [50, 100])
     np.testing.assert_allclose(lines["Hub-Pathway"].get_ydata(), [(500 + 510) / 4, 505])
     assert len(bond.collections) == 2
+    assert alien.get_xlim() == bond.get_xlim()
+    assert bond.get_xlim()[1] > 90
     assert lines["Random play"].get_ydata()[0] == pytest.approx(5)  # the mean of both seeds
     with pytest.raises(ZoolibError, match="nothing to draw"):
         arcade.rewards(store.curves(specs)[:0], games.TARGETS)
