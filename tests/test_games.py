@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ import synthetic
 import torch
 from safetensors.torch import load, save
 
-from zoolib import arcade, experiment, games, notebooks, paths, workflow
+from zoolib import arcade, experiment, games, notebooks, paths, runtime, workflow
 from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.plans import planned
@@ -267,6 +268,37 @@ def test_every_method_leaves_a_whole_record_and_is_not_run_again(
         arcade.episode(routed.drop(columns=shown["hub_pathway"])),
     ):
         figure.savefig(tmp_path / "figure.svg")
+
+
+def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_process_counts_its_own_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(spec: RunSpec, step: int, steps: int, word: str) -> None:
+        if step == 45:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(runs, "train", functools.partial(runs.train, checkpoint_every=20))
+    forgotten: list[object] = []
+    monkeypatch.setattr(runtime, "forget_peak_memory", forgotten.append)
+    (spec,), store = atari("scratch"), ResultStore(tmp_path / "records")
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(spec, store, stop)
+    file = experiment.work_dir(spec) / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    assert 0 < state["seconds"] < 500
+    state |= {"seconds": 1000.0, "eval_seconds": 500.0, "started": "2026-01-02T03:04:05+00:00"}
+    torch.save(state, file)
+    record = experiment.run(spec, store)
+    cost, provenance = record.metrics["cost"], record.provenance
+    assert cost["seconds"] > 1000 and cost["eval_seconds"] > 500
+    assert provenance["seconds"] == pytest.approx(cost["seconds"] + cost["eval_seconds"])
+    assert provenance["started"] == "2026-01-02T03:04:05+00:00"
+    assert [str(device) for device in forgotten] == [str(runtime.device())] * 2
+    (random,) = atari("random")
+    record = experiment.run(random, store)
+    assert record.provenance["seconds"] == record.metrics["cost"]["eval_seconds"]
+    assert record.provenance["started"] > "2026-01-03"
 
 
 def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,12 +101,15 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
 def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
     from zoolib.rl import envs, runs
 
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    started = datetime.datetime.now(datetime.UTC)
     runtime.keep_freed_memory()
+    runtime.forget_peak_memory(runtime.device())
     data, code = envs.data_sha256(spec), runtime.code_fingerprint()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     outcome = runs.run(spec, work_dir(spec), progress)
-    provenance = _provenance("float32", started, time.perf_counter() - clock, code)
+    cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
+    provenance = _provenance("float32", started, cost.get("seconds", 0.0) + cost["eval_seconds"], code)
+    provenance |= {"started": outcome.started or provenance["started"]}
     provenance |= {"data_sha256": data, "compiled": outcome.compiled}
     return store.save(
         Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)

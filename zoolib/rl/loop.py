@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,12 +24,13 @@ Point = tuple[int, str, str, float]  # step, split, term, value
 
 @dataclass
 class History:
-    """What a run has seen: curve points and the seconds its steps took."""
+    """What a run has seen: curve points and the seconds its steps took, in all the processes that it went on in."""
 
     curve: list[Point] = field(default_factory=list)
     seconds: float = 0.0
     eval_seconds: float = 0.0
-    start: int = 0
+    start: int = 0  # steps that were done before this process
+    started: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 
 class Training:
@@ -131,6 +133,7 @@ class Checkpoint:
             log.flush()
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
+        kept["started"] = history.started
         with atomic(self.file) as file:
             torch.save({"training": training.state(), "origin": self.origin, **kept}, file)
 
@@ -157,6 +160,7 @@ class Checkpoint:
         self.logged = replay.count
         history.curve = [tuple(row) for row in state["curve"]]
         history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]
+        history.started = state.get("started", history.started)  # absent from older checkpoints
 
     def _read_frames(self, replay: Replay) -> None:
         """Put the frames that count back. Raises ValueError where the log is missing or cut short."""

@@ -41,6 +41,7 @@ class GameOutcome:
     samples: pd.DataFrame | None
     deviations: list[str] = field(default_factory=list)
     compiled: bool = False
+    started: str = ""  # when the run began, in an earlier process where it was resumed; ISO 8601
 
 
 def source_file(name: str) -> Path:
@@ -112,7 +113,7 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutc
     samples = episode(network, spec.dataset, settings, spec.seed)
     curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
     Checkpoint(work).remove()
-    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled)
+    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled, history.started)
 
 
 def _random(spec: RunSpec) -> GameOutcome:
