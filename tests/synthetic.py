@@ -126,7 +126,7 @@ def game_result(spec: RunSpec) -> Result:
         samples[[f"weight:{name}" for name in games.SOURCES]] = [0.75, 0.25]
     if spec.method == "zoo_tuning":
         samples[[f"gate:{layer}:{name}" for layer in ("conv1", "conv2") for name in games.SOURCES]] = 0.5
-    metrics = {"test": {"score": level, "episodes": 2.0}, "cost": {"seconds": 60.0, "params_m": 1.1}}
+    metrics = {"test": {"score": level, "score_std": 2.5, "episodes": 2.0}, "cost": {"seconds": 60.0, "params_m": 1.1}}
     provenance = {
         "commit": "0123456789abcdef",
         "code": runtime.code_fingerprint(),

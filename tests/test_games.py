@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,7 +13,8 @@ import synthetic
 import torch
 from safetensors.torch import load, save
 
-from zoolib import arcade, experiment, games, notebooks, paths
+from zoolib import arcade, experiment, games, notebooks, paths, runtime, workflow
+from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.plans import planned
 from zoolib.results import Result, ResultStore
@@ -30,11 +33,13 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package folder with two made-up source policies."""
     folder = tmp_path / "package/weights/atari"
     folder.mkdir(parents=True)
+    notes = []
     for seed, name in enumerate(games.SOURCES):
         torch.manual_seed(seed)
         state = {f"encoder.convolutions.{k}": v.half() for k, v in Convolutions().state_dict().items()}
-        (folder / f"{name}.safetensors").write_bytes(save(state))
-    (folder / "provenance.json").write_text(json.dumps([{"game": name, "sha256": name} for name in games.SOURCES]))
+        (folder / f"{name}.safetensors").write_bytes(content := save(state))
+        notes.append({"game": name, "sha256": hashlib.sha256(content).hexdigest()})
+    (folder / "provenance.json").write_text(json.dumps(notes))
     monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "package")
     return folder
 
@@ -113,12 +118,51 @@ def test_a_source_of_another_shape_or_an_absent_one_is_one_line(packaged: Path) 
         runs.build(atari("finetune")[1], ControlSettings())
 
 
+def test_a_damaged_or_exchanged_source_is_one_line(packaged: Path) -> None:
+    source, other = packaged / "seaquest.safetensors", (packaged / "riverraid.safetensors").read_bytes()
+    whole = source.read_bytes()
+    for content, words in (
+        (b"", "a damaged source policy; .*git checkout"),
+        (whole[:-9], "a damaged source policy; .*git checkout"),
+        (other, "its checksum is not the one in the provenance.json.*git checkout"),
+    ):
+        source.write_bytes(content)
+        with pytest.raises(ZoolibError, match=words) as caught:
+            runs.load_source(source)
+        assert "\n" not in str(caught.value)
+    source.write_bytes(whole)
+    assert runs.load_source(source).conv1.weight.shape == (32, 4, 5, 5)
+
+
+def test_without_the_sources_checksums_no_run_that_needs_them_starts(packaged: Path) -> None:
+    scratch, tuned = (atari(method)[0] for method in ("scratch", "finetune"))
+    for content in ("", "[{}]", "{", None):
+        if content is None:
+            (packaged / "provenance.json").unlink()
+        else:
+            (packaged / "provenance.json").write_text(content)
+        with pytest.raises(ZoolibError, match=r"provenance.json: absent or damaged; .*git checkout") as caught:
+            envs.data_sha256(tuned)
+        assert "\n" not in str(caught.value)
+        assert envs.data_sha256(scratch) == {"rom": envs.rom_sha256("jamesbond")}
+
+
 def test_finetune_starts_from_its_sources_convolutions_and_a_new_head(packaged: Path) -> None:
     given = load((packaged / "riverraid.safetensors").read_bytes())
     network, _ = runs.build(atari("finetune", game="gopher")[1], ControlSettings())
     for name, tensor in given.items():
         assert torch.equal(network.state_dict()[name], tensor.float())
     assert network.head.num_actions == 8
+
+
+def test_the_deviation_about_k_is_there_for_a_k_that_is_not_the_papers(packaged: Path) -> None:
+    said = {}
+    for top_k in (1, 2):
+        (spec,) = grid("atari", "alien", games.HUB, "hub_pathway", "smoke", 0, top_k=top_k)
+        said[top_k] = " ".join(runs.build(spec, spec.settings)[1])
+    assert "top 2" in said[1] and "k = 1" in said[1]
+    assert "top 2" not in said[2]
+    assert "trains those layers" in said[1] and "trains those layers" in said[2]
 
 
 def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance(tmp_path: Path) -> None:
@@ -144,6 +188,47 @@ def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance
     assert note == json.loads((tmp_path / "out/provenance.json").read_text())[0]
     assert (note["commit"], note["score"], note["run_id"]) == ("abc", 12.0, spec.run_id)
     assert note["random_score"] >= 0
+
+
+def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    committed = ResultStore(tmp_path / "committed")
+    for spec in sources.specs():
+        committed.save(synthetic.game_result(spec))
+    for name, folder in (("ZOOLIB_BUILD", "build"), ("ZOOLIB_RESULTS", "committed")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.delenv("ZOOLIB_RECORDS", raising=False)
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(sources, "random_scores", lambda *args, **kwargs: [7.0])
+    ran: list[str] = []
+
+    def long_run(spec: RunSpec, work: Path, progress: object) -> runs.GameOutcome:
+        ran.append(spec.dataset)
+        work.mkdir(parents=True, exist_ok=True)
+        (work / games.POLICY).write_bytes(save(Network(Plain(), DuelingHead(18, 51, 16, 0.1)).state_dict()))
+        made = synthetic.game_result(spec)
+        return runs.GameOutcome(
+            {"test": made.metrics["test"] | {"score_std": 1.0}, "cost": {"eval_seconds": 1.0}}, made.curves, None
+        )
+
+    monkeypatch.setattr(runs, "run", long_run)
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == list(games.SOURCES)
+    assert capsys.readouterr().out == "seaquest: score 100, random 7\nriverraid: score 100, random 7\n"
+    notes = json.loads((tmp_path / "package/weights/atari/provenance.json").read_text())
+    assert [note["game"] for note in notes] == ran
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == list(games.SOURCES), "nothing is missing"
+    workflow.tidy(sources.specs()[1:])
+    with pytest.raises(ZoolibError, match=r"no policy of riverraid.*pretrain atari-policies"):
+        sources.ship(sources.specs(), ResultStore.default(), experiment.work_dir)
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == [*games.SOURCES, "riverraid"]
+    seaquest = sources.specs()[0]
+    (tmp_path / f"build/records/{seaquest.stem}.json").unlink()
+    assert main(["pretrain", games.HUB]) == 0
+    assert ran == [*games.SOURCES, "riverraid", "seaquest"], "a committed record does not describe a policy made here"
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -185,6 +270,37 @@ def test_every_method_leaves_a_whole_record_and_is_not_run_again(
         figure.savefig(tmp_path / "figure.svg")
 
 
+def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_process_counts_its_own_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(spec: RunSpec, step: int, steps: int, word: str) -> None:
+        if step == 45:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    monkeypatch.setattr(runs, "train", functools.partial(runs.train, checkpoint_every=20))
+    forgotten: list[object] = []
+    monkeypatch.setattr(runtime, "forget_peak_memory", forgotten.append)
+    (spec,), store = atari("scratch"), ResultStore(tmp_path / "records")
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(spec, store, stop)
+    file = experiment.work_dir(spec) / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    assert 0 < state["seconds"] < 500
+    state |= {"seconds": 1000.0, "eval_seconds": 500.0, "started": "2026-01-02T03:04:05+00:00"}
+    torch.save(state, file)
+    record = experiment.run(spec, store)
+    cost, provenance = record.metrics["cost"], record.provenance
+    assert cost["seconds"] > 1000 and cost["eval_seconds"] > 500
+    assert provenance["seconds"] == pytest.approx(cost["seconds"] + cost["eval_seconds"])
+    assert provenance["started"] == "2026-01-02T03:04:05+00:00"
+    assert [str(device) for device in forgotten] == [str(runtime.device())] * 2
+    (random,) = atari("random")
+    record = experiment.run(random, store)
+    assert record.provenance["seconds"] == record.metrics["cost"]["eval_seconds"]
+    assert record.provenance["started"] > "2026-01-03"
+
+
 def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (runs.use_compile("on", 1), runs.use_compile("off", 100_000)) == (True, False)
     monkeypatch.setattr(runs.shutil, "which", lambda name: f"/bin/{name}")
@@ -204,19 +320,42 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
             store.save(synthetic.game_result(spec))
     table = arcade.scores(store.frame(specs), specs)
     assert table.loc["Zoo-Tuning"].to_dict() == {
-        "score": "410.0 ± 10.0", "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
+        "score": "410.0 ± 10.0", "± over": "seeds",
+        "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
         "computed": "recomputed here",
     }  # fmt: skip
     assert table.loc["From scratch", "seeds"] == "1 of 3"
+    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "games of one seed"]
     assert table.loc["Hub-Pathway", "score"] == "not run"
     assert table.loc["Fine-tuning, River Raid", "score"] == "not run"
     assert table.loc["Random, published", "human-normalised (%)"] == "0.0"
-    assert table.loc["Human, published", ["score", "human-normalised (%)"]].tolist() == ["302.8", "100.0"]
+    human = table.loc["Human, published", ["score", "± over", "human-normalised (%)"]]
+    assert human.tolist() == ["302.8", "", "100.0"]
     said = arcade.random_difference(store.frame(specs), "jamesbond")
-    assert said == "James Bond: From scratch scores 100.0, random play 10.0."
+    assert said.replace("\xa0", " ") == (
+        "James Bond: From scratch scores 100.0 ± 2.5 (over games of one seed), random play 10.0 ± 10.0 (over 3 seeds)."
+    )
     assert "has not been run" in arcade.random_difference(store.frame(specs), "alien")
     with pytest.raises(ZoolibError, match="one dataset"):
         arcade.scores(store.frame(specs), [*specs, *atari(game="alien", profile="lab")])
+
+
+def test_costs_of_different_machines_are_rows_of_their_own(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    specs = atari("scratch,zoo_tuning", profile="lab", seeds=3)
+    for spec in specs:
+        made = synthetic.game_result(spec)
+        made.metrics["cost"]["seconds"] = 100.0 * (1 + spec.seed)
+        made.provenance["machine"] = {"cpu": "Test CPU", "gpu": "H100" if spec.seed == 2 else ""}
+        store.save(made)
+    table = arcade.costs(store.frame([spec for spec in specs if (spec.method, spec.seed) != ("zoo_tuning", 2)]))
+    shown = table.reset_index()[["method", "training (s)", "runs", "machine"]]
+    assert shown.to_numpy().tolist() == [
+        ["From scratch", "300", "1", "H100"],
+        ["From scratch", "150", "2", "Test CPU"],
+        ["Zoo-Tuning", "150", "2", "Test CPU"],
+    ]
+    assert table["steps/s"].tolist() == ["—"] * 3
 
 
 def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_seeds(tmp_path: Path) -> None:
@@ -232,6 +371,8 @@ def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_se
     np.testing.assert_allclose(lines["Hub-Pathway"].get_xdata(), [50, 100])
     np.testing.assert_allclose(lines["Hub-Pathway"].get_ydata(), [(500 + 510) / 4, 505])
     assert len(bond.collections) == 2
+    assert alien.get_xlim() == bond.get_xlim()
+    assert bond.get_xlim()[1] > 90
     assert lines["Random play"].get_ydata()[0] == pytest.approx(5)  # the mean of both seeds
     with pytest.raises(ZoolibError, match="nothing to draw"):
         arcade.rewards(store.curves(specs)[:0], games.TARGETS)

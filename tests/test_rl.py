@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, project
+from zoolib.layers import surgery
+from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, make_loss, project
 from zoolib.rl.encoders import Aggregated, Convolutions, KnowledgeFlow, Pathways, Plain, RouteGenerator
 from zoolib.rl.replay import Batch, Replay, SumTree
 from zoolib.spec import ControlSettings, ZoolibError
@@ -315,6 +316,20 @@ def test_one_learning_step_descends_the_weighted_mean_cross_entropy() -> None:
         torch.testing.assert_close(ours, oracle.detach(), atol=2e-6, rtol=1e-4)
 
 
+def test_a_gradient_whose_norm_exceeds_ten_is_scaled_to_ten_over_all_parameters_together() -> None:
+    def gradients(clip_norm: float) -> list[torch.nn.Parameter]:
+        torch.manual_seed(0)
+        network = Network(Plain(), DuelingHead(5, 51, 16, 0.1))
+        agent = Agent(network, small(clip_norm=clip_norm), torch.device("cpu"), compiled=False)
+        agent.learn(a_batch(5)._replace(weight=np.full(8, 1e3, np.float32)), 0.5)
+        return agent.trained
+
+    ours, oracle = gradients(small().clip_norm), gradients(math.inf)
+    assert torch.nn.utils.clip_grad_norm_(oracle, 10.0) > 20, "the case must need clipping"
+    for parameter, other in zip(ours, oracle, strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
 def test_acting_uses_fresh_noise_and_the_mean_return() -> None:
     torch.manual_seed(0)
     agent = Agent(Network(Plain(), DuelingHead(5, 51, 16, 5.0)), small(), torch.device("cpu"), compiled=False)
@@ -370,6 +385,24 @@ def test_zoo_tuning_convolves_each_observation_with_its_gated_sum_of_aligned_ker
     assert list(shown) == ["gate:conv1:a", "gate:conv1:b", "gate:conv2:a", "gate:conv2:b"]
 
 
+@pytest.mark.parametrize(("seed", "dead"), [(0, 2), (1, 0), (2, 1), (3, 2)])  # of its two units, as drawn
+def test_the_gate_that_sees_the_observation_is_alive_for_every_seed(seed: int, dead: int) -> None:
+    torch.manual_seed(seed)  # draws as a run does: the sources' modules, then the gates
+    drawn = surgery.aggregate([Convolutions(), Convolutions()], "all").conv1.gate[0].weight  # type: ignore
+    following = torch.rand(())
+    torch.manual_seed(seed)
+    encoder = Aggregated([Convolutions(), Convolutions()], ["a", "b"])
+    assert torch.equal(following, torch.rand(())), "no random number more"
+    gate = encoder.convolutions.conv1.gate  # type: ignore[union-attr]
+    equal = torch.full((1, 4), 0.4)
+    assert ((equal @ drawn.T) <= 0).sum() == dead
+    assert (gate[:2](equal) > 0).all()  # type: ignore[index]
+    for ours, row in zip(gate[0].weight, drawn, strict=True):  # type: ignore[index]
+        assert torch.equal(ours, row if row.sum() > 0 else -row)
+    dark, light = encoder(torch.cat([0.2 * OBSERVATIONS[:1], 0.9 * OBSERVATIONS[:1]]))[1]["gates"][:, 0]
+    assert (dark - light).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_hub_pathway_passes_each_observation_through_its_top_k_sources_alone(top_k: int) -> None:
     given = sources(3)
@@ -386,6 +419,19 @@ def test_hub_pathway_passes_each_observation_through_its_top_k_sources_alone(top
         oracle = sum(weights[b, i] * given[i](OBSERVATIONS[b : b + 1]).flatten() for i in order)
         torch.testing.assert_close(features[b], oracle, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(aux["weight"], weights)
+
+
+def test_exploit_trains_the_shared_head_beside_the_chosen_encoder_as_the_deviations_say() -> None:
+    torch.manual_seed(0)
+    network = Network(Pathways(sources(), ["a", "b"], top_k=1), DuelingHead(5, 51, 16, 0.1))
+    batch, seen, penalties = a_batch(5), {}, network.encoder.penalties
+    network.encoder.penalties = lambda *given: seen.update(penalties(*given)) or seen  # type: ignore
+    arrays = (batch.observation, batch.action, batch.reward, batch.next_observation, batch.discount, batch.weight)
+    make_loss(network, network, SUPPORT)(*map(torch.from_numpy, arrays), torch.tensor(0.5))
+    gradients = torch.autograd.grad(seen["exploit"], list(network.parameters()), allow_unused=True)
+    named = zip(dict(network.named_parameters()), gradients, strict=True)
+    reached = {name.removeprefix("encoder.").split(".")[0] for name, g in named if g is not None and g.any()}
+    assert reached == {"sources", "head"}
 
 
 def test_masked_and_routed_computation_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,10 +495,10 @@ def test_a_k_beyond_the_sources_is_refused() -> None:
         Pathways(sources(), ["a", "b"], top_k=3)
 
 
-@pytest.mark.parametrize("kind", [Aggregated, Pathways, KnowledgeFlow])
-def test_every_slot_learns_in_the_agent(kind: type) -> None:
+@pytest.mark.parametrize(("kind", "seed"), [(Aggregated, 0), (Aggregated, 3), (Pathways, 0), (KnowledgeFlow, 0)])
+def test_every_slot_learns_in_the_agent(kind: type, seed: int) -> None:
     given = sources()
-    torch.manual_seed(0)  # with which no gate starts dead: that of conv1 has two hidden units
+    torch.manual_seed(seed)
     network = Network(kind(given, ["a", "b"]), DuelingHead(5, 51, 16, 0.1))
     agent = Agent(network, small(), torch.device("cpu"), compiled=False)
     before = [p.detach().clone() for p in agent.trained]

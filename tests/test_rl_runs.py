@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from zoolib import runtime
+from zoolib import games, runtime
 from zoolib.grid import grid
 from zoolib.rl import envs, loop, runs
 from zoolib.rl.der import Agent, DuelingHead, Network
@@ -110,6 +110,19 @@ def test_a_game_is_cut_at_its_frame_limit_and_starts_with_random_noops() -> None
             steps += 1
         assert not terminal
         assert steps <= 30
+    assert len(starts) > 2
+    assert max(starts) <= 30
+
+
+def test_games_have_no_sticky_actions_and_training_is_on_such_a_game_with_random_noops() -> None:
+    starts = set()
+    for seed in range(6):
+        net = network(18)
+        env = loop.Training(net, "jamesbond", TINY, seed, Agent(net, TINY, torch.device("cpu"), False)).env
+        assert env._ale.getFloat("repeat_action_probability") == 0
+        assert env._ale.getInt("frame_skip") == 1
+        assert env.life_ends
+        starts.add(env._ale.getEpisodeFrameNumber())
     assert len(starts) > 2
     assert max(starts) <= 30
 
@@ -228,6 +241,31 @@ def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
+def test_a_damaged_checkpoint_is_one_line_without_torchs_advice(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, 25)
+    file, log = tmp_path / "checkpoint.pt", tmp_path / "frames.log"
+    whole, frames = file.read_bytes(), log.read_bytes()
+    damaged = "damaged checkpoint; delete it to start the run afresh"
+    for state, logged, words in (
+        (b"", frames, damaged),
+        (b"junk", frames, damaged),
+        (whole[: len(whole) // 2], frames, damaged),
+        (whole, frames[:-1], "frames.log beside it is missing or cut short.*delete it to start"),
+        (whole, None, "frames.log beside it is missing or cut short.*delete it to start"),
+    ):
+        file.write_bytes(state)
+        log.unlink(missing_ok=True)
+        if logged is not None:
+            log.write_bytes(logged)
+        with pytest.raises(ZoolibError, match=words) as caught:
+            train(tmp_path)
+        assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
+    log.write_bytes(frames)
+    assert train(tmp_path)[0].start == 20
+
+
 def test_evaluation_leaves_training_as_it_was() -> None:
     net, support = network(18).train(), torch.linspace(-10, 10, 51)
     before = torch.get_rng_state()
@@ -245,21 +283,33 @@ GAME = 25  # steps
 
 
 class Scripted:
-    """A game of 25 steps with the same rewards over and over."""
+    """A game of 25 steps with the same rewards over and over; every other one is cut, and a life is lost at step 10.
+
+    `made` lists what the games were asked for, and what was done in them.
+    """
 
     num_actions = 3
+    made: list[Scripted]
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(
+        self, game: str, seed: int, max_noops: int = 30, max_frames: int = 108_000, life_ends: bool = False
+    ) -> None:
         self.stack, self.steps, self.score = np.zeros((4, 84, 84), np.uint8), 0, 0.0
+        self.asked, self.life_ends, self.over = (game, max_noops, max_frames), life_ends, True
+        self.actions: list[int] = []
+        self.made.append(self)
 
     def reset(self) -> np.ndarray:
-        self.score = 0.0
+        self.score = 0.0 if self.over else self.score
         return self.stack
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool]:
+        self.actions.append(action)
         reward = REWARDS[self.steps % len(REWARDS)]
         self.steps, self.score = self.steps + 1, self.score + reward
-        return self.stack, reward, self.steps % GAME == 0, self.steps % GAME == 0
+        self.over = self.steps % GAME == 0
+        terminal = self.steps % (2 * GAME) == GAME or (self.life_ends and self.steps == 10)
+        return self.stack, reward, terminal, self.over
 
 
 class Watched:
@@ -268,6 +318,7 @@ class Watched:
     def __init__(self, network: torch.nn.Module, *args: object) -> None:
         self.online, self.support = network, torch.linspace(-10, 10, 51)
         self.learned: list[float] = []
+        self.losses: list[tuple[list[int], list[float]]] = []  # of which places, and what they were
         self.copied: list[int] = []
 
     def act(self, observation: np.ndarray) -> int:
@@ -275,7 +326,9 @@ class Watched:
 
     def learn(self, batch: Batch, progress: float) -> np.ndarray:
         self.learned.append(progress)
-        return np.ones(len(batch.reward))
+        losses = 1.0 + np.arange(len(batch.reward)) + len(self.learned)
+        self.losses.append((batch.place.tolist(), losses.tolist()))
+        return losses
 
     def update_target(self) -> None:
         self.copied.append(len(self.learned))
@@ -291,24 +344,109 @@ class Asked(torch.nn.Module):
         return torch.zeros(len(x), 3, 51).log_softmax(-1), {}
 
 
+class Loop:
+    """The loop on a scripted game: what the replay was given, asked and told."""
+
+    settings = dataclasses.replace(TINY, steps=60, replay_start=40, target_every=7, eval_every=60, max_noops=9)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.network, agents, Scripted.made = Asked(), [], []
+        self.stored: list[tuple[float, bool, bool, bool]] = []  # reward, terminal, first, cut
+        self.betas: list[float] = []
+        self.updated: list[tuple[list[int], list[float]]] = []
+        append, sample, update = loop.Replay.append, loop.Replay.sample, loop.Replay.update
+
+        def appended(replay: loop.Replay, *row: object) -> None:
+            self.stored.append(row[2:])  # type: ignore[arg-type]
+            append(replay, *row)  # type: ignore[arg-type]
+
+        def sampled(replay: loop.Replay, size: int, beta: float) -> Batch:
+            self.betas.append(beta)
+            return sample(replay, size, beta)
+
+        def updated(replay: loop.Replay, index: np.ndarray, loss: np.ndarray) -> None:
+            self.updated.append((index.tolist(), loss.tolist()))
+            update(replay, index, loss)
+
+        monkeypatch.setattr(loop, "Atari", Scripted)
+        monkeypatch.setattr(loop, "Agent", lambda *args: agents.append(Watched(*args)) or agents[-1])
+        for name, watched in (("append", appended), ("sample", sampled), ("update", updated)):
+            monkeypatch.setattr(loop.Replay, name, watched)
+        device = torch.device("cpu")
+        self.history = loop.train(self.network, "scripted", self.settings, 0, device)  # type: ignore[arg-type]
+        (self.agent,) = agents
+
+
 def test_the_loop_clips_rewards_waits_to_learn_corrects_fully_at_the_end_and_evaluates_without_noise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = dataclasses.replace(TINY, steps=60, replay_start=40, target_every=7, eval_every=60)
-    network, stored, betas, agents = Asked(), [], [], []
-    append, sample = loop.Replay.append, loop.Replay.sample
-    monkeypatch.setattr(loop, "Atari", Scripted)
-    monkeypatch.setattr(loop, "Agent", lambda *args: agents.append(Watched(*args)) or agents[-1])
-    monkeypatch.setattr(loop.Replay, "append", lambda self, *row: stored.append(row[2]) or append(self, *row))
-    monkeypatch.setattr(loop.Replay, "sample", lambda self, size, beta: betas.append(beta) or sample(self, size, beta))
-    history = loop.train(network, "scripted", settings, 0, torch.device("cpu"))  # type: ignore[arg-type]
-    (agent,) = agents
-    assert stored == [max(-1.0, min(1.0, REWARDS[step % 4])) for step in range(60)]
+    seen = Loop(monkeypatch)
+    agent, network, curve = seen.agent, seen.network, seen.history.curve
+    assert [row[0] for row in seen.stored] == [max(-1.0, min(1.0, REWARDS[step % 4])) for step in range(60)]
     assert len(agent.learned) == 21, "from step 40 to step 60"
-    first = settings.priority_beta
-    assert betas == pytest.approx([first + (1 - first) * index / 20 for index in range(21)])
+    first = seen.settings.priority_beta
+    assert seen.betas == pytest.approx([first + (1 - first) * index / 20 for index in range(21)])
     assert agent.copied == [3, 10, 17], "at steps 42, 49 and 56"
     assert network.modes and not any(network.modes) and network.training
     raw = [sum(REWARDS[step % 4] for step in range(start, start + GAME)) for start in (0, 25)]
-    assert [row[3] for row in history.curve if row[1:3] == ("train", "score")] == raw
-    assert [row[3] for row in history.curve if row[1:3] == ("eval", "score")] == [raw[0]] * 2
+    assert [row[3] for row in curve if row[1:3] == ("train", "score")] == raw
+    assert [row[3] for row in curve if row[1:3] == ("eval", "score")] == [raw[0]] * 2
+
+
+def test_every_learning_step_gives_what_it_drew_new_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Loop(monkeypatch)
+    assert len(seen.updated) == 21
+    assert seen.updated == seen.agent.losses
+
+
+def test_the_replay_is_told_of_lost_lives_ends_and_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = Loop(monkeypatch).stored
+    steps = {
+        name: [i for i, row in enumerate(stored, 1) if row[column]] for column, name in enumerate("rtfc") if column
+    }
+    assert steps == {"t": [10, 25], "f": [1, 11, 26, 51], "c": [50]}, "terminal, first, cut"
+
+
+def test_lives_end_episodes_in_training_alone_and_all_games_have_the_settings_noops_and_frames(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Loop(monkeypatch)
+    assert [game.life_ends for game in Scripted.made] == [True, False, False]
+    assert {game.asked for game in Scripted.made} == {("scripted", 9, TINY.max_frames)}
+
+
+def test_evaluation_takes_a_share_epsilon_of_random_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Atari", Scripted)
+    shares = []
+    for epsilon in (0.0, 0.3, 1.0):
+        Scripted.made = []
+        settings = dataclasses.replace(TINY, eval_episodes=80, eval_epsilon=epsilon)
+        loop.evaluate(Asked(), torch.linspace(-10, 10, 51), "scripted", settings, [0])  # type: ignore[arg-type]
+        actions = [action for game in Scripted.made for action in game.actions]
+        assert len(actions) == 80 * GAME
+        shares.append(float(np.mean([action != 0 for action in actions])))  # the greedy action is 0
+    assert shares == pytest.approx([0.0, 0.3 * 2 / 3, 2 / 3], abs=0.04)
+
+
+def test_the_loops_parts_get_data_efficient_rainbows_hyper_parameters() -> None:
+    given = ControlSettings()
+    assert dataclasses.asdict(given) == {
+        "steps": 100_000, "replay_start": 1600, "n_step": 20, "discount": 0.99, "batch_size": 32, "target_every": 2000,
+        "capacity": 100_000, "priority_exponent": 0.5, "priority_beta": 0.4, "lr": 1e-4, "adam_eps": 1.5e-4,
+        "clip_norm": 10.0, "atoms": 51, "value_min": -10.0, "value_max": 10.0, "noisy_sigma": 0.1, "hidden": 256,
+        "max_noops": 30, "max_frames": 108_000, "eval_every": 10_000, "eval_episodes": 10, "eval_epsilon": 0.001,
+        "compile": "auto",
+    }  # fmt: skip
+    assert games.PROFILES["lab"] == (1, given)
+    assert games.PROFILES["paper"] == (5, given)
+    (spec,) = grid("atari", "jamesbond", games.HUB, "scratch", "lab", [0])
+    net, _ = runs.build(spec, given)
+    training = loop.Training(net, "jamesbond", given, 0, Agent(net, given, torch.device("cpu"), False))
+    replay, (group,) = training.replay, training.agent.optimiser.param_groups
+    assert (replay.capacity, replay.n_step, replay.discount, replay.exponent) == (100_000, 20, 0.99, 0.5)
+    assert (group["lr"], group["eps"], group["betas"]) == (1e-4, 1.5e-4, (0.9, 0.999))
+    assert training.agent.support[[0, -1]].tolist() == [-10, 10]
+    assert (len(training.agent.support), net.head.atoms) == (51, 51)
+    assert net.head.value_hidden.weight.shape == (256, 576)
+    assert net.head.value.weight_sigma.unique().tolist() == pytest.approx([0.1 / 256**0.5])
+    assert (training.env.max_noops, training.env.max_frames) == (30, 108_000)

@@ -35,10 +35,11 @@ def opening(specs: Sequence[RunSpec]) -> str:
 
 
 def scores(frame: pd.DataFrame, specs: Iterable[RunSpec]) -> pd.DataFrame:
-    """One row a planned method: final score, mean ± standard deviation (n - 1) over seeds, beside the two yardsticks.
+    """One row a planned method: final score, mean ± standard deviation (n - 1), beside the two yardsticks.
 
-    A seed's score is the mean of its final policy's evaluation games. Methods without a record say "not run"; the
-    published random and human scores end the table. Raises ZoolibError when the specifications mix games or profiles.
+    A seed's score is the mean of its final policy's evaluation games. The deviation is over seeds; where there is one
+    seed, over that run's games; the column "± over" says which. Methods without a record say "not run"; the published
+    random and human scores end the table. Raises ZoolibError when the specifications mix games or profiles.
     """
     specs = list(specs)
     (name,) = _one(specs, "dataset")
@@ -49,15 +50,14 @@ def scores(frame: pd.DataFrame, specs: Iterable[RunSpec]) -> pd.DataFrame:
     for method, member in dict.fromkeys((spec.method, spec.member) for spec in specs):
         planned = sum((spec.method, spec.member) == (method, member) for spec in specs)
         chosen = frame[(frame["method"] == method) & (frame["member"] == member)]
-        values = chosen[chosen["metric"] == "score"]["value"]
         episodes = chosen[chosen["metric"] == "episodes"]["value"].sum()
         stamps = dict.fromkeys(
             origin if origin == RECOMPUTED else f"{origin} {str(commit)[:7]}"
             for origin, commit in chosen[["origin", "commit"]].itertuples(index=False)
         )
-        rows[games.title(method, member)] = _row(game, values, planned, int(episodes), ", ".join(stamps))
-    rows["Random, published"] = _row(game, pd.Series([game.random]), 0, 0, "quoted")
-    rows["Human, published"] = _row(game, pd.Series([game.human]), 0, 0, "quoted")
+        rows[games.title(method, member)] = _row(game, _measured(chosen), planned, int(episodes), ", ".join(stamps))
+    rows["Random, published"] = _row(game, (game.random, np.nan, "", 1), 0, 0, "quoted")
+    rows["Human, published"] = _row(game, (game.human, np.nan, "", 1), 0, 0, "quoted")
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 
@@ -68,27 +68,49 @@ def _one(specs: Sequence[RunSpec], name: str) -> set[str]:
     return found
 
 
-def _row(game: games.Game, values: pd.Series, planned: int, episodes: int, stamp: str) -> dict[str, str]:
-    if values.empty:
-        return {"score": NOT_RUN, "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
-    mean, std = float(values.mean()), float(values.std())
+Measured = tuple[float, float, str, int]  # mean, standard deviation, what that is over, seeds
+
+
+def _measured(frame: pd.DataFrame) -> Measured:
+    """The score of one method's records on one game; the spread is over seeds, or over the games of a single run."""
+    values, games_of_one = (frame[frame["metric"] == name]["value"] for name in ("score", "score_std"))
+    if len(values) > 1:
+        return float(values.mean()), float(values.std()), "seeds", len(values)
+    spread = float(games_of_one.mean()) if len(values) else np.nan
+    return float(values.mean()), spread, "" if np.isnan(spread) else "games of one seed", len(values)
+
+
+def _row(game: games.Game, measured: Measured, planned: int, episodes: int, stamp: str) -> dict[str, str]:
+    mean, std, over, seeds = measured
+    if not seeds:
+        return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
     return {
         "score": f"{mean:,.1f}" + ("" if np.isnan(std) else f" ± {std:,.1f}"),
+        "± over": over,
         "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
-        "seeds": "" if not planned else str(len(values)) if len(values) >= planned else f"{len(values)} of {planned}",
+        "seeds": "" if not planned else str(seeds) if seeds >= planned else f"{seeds} of {planned}",
         "games": str(episodes) if episodes else "",
         "computed": stamp,
     }
 
 
 def random_difference(frame: pd.DataFrame, game: str, method: str = "scratch") -> str:
-    """A method beside random play on a game, both measured, in one sentence; says so where one is missing."""
-    frame = frame[(frame["dataset"] == game) & (frame["split"] == "test") & (frame["metric"] == "score")]
-    ours, random = (frame[frame["method"] == name]["value"] for name in (method, "random"))
+    """A method beside random play on a game, both measured, in one sentence; says so where one is missing.
+
+    Each number has its standard deviation and says what that is over, as in `scores`.
+    """
+    frame = frame[(frame["dataset"] == game) & (frame["split"] == "test")]
+    ours, random = (_measured(frame[frame["method"] == name]) for name in (method, "random"))
     name = games.GAMES[game].title
-    if ours.empty or random.empty:
+    if not (ours[-1] and random[-1]):
         return f"{name}: {games.title(method)} or {games.title('random')} has not been run."
-    return f"{name}: {games.title(method)} scores {ours.mean():,.1f}, random play {random.mean():,.1f}."
+    return f"{name}: {games.title(method)} scores {_words(ours)}, random play {_words(random)}."
+
+
+def _words(measured: Measured) -> str:
+    mean, std, over, seeds = measured
+    over = f"{seeds} seeds" if over == "seeds" else over
+    return f"{mean:,.1f}" + ("" if np.isnan(std) else f"\u00a0±\u00a0{std:,.1f} (over {over})")
 
 
 def source_table() -> pd.DataFrame:
@@ -109,18 +131,23 @@ def source_table() -> pd.DataFrame:
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each method costs, as text: the mean over seeds and games of the recorded cost metrics."""
+    """What each method costs on each machine, as text: the mean of the recorded cost metrics over `runs` records.
+
+    Seconds of different machines are never averaged: a method that ran on several has a row for each.
+    """
     shown = {"seconds": ("training (s)", 0), "steps_per_second": ("steps/s", 1), "params_m": ("params (M)", 2),
              "gmacs": ("GMACs", 4), "peak_memory_mb": ("memory (MB)", 0)}  # fmt: skip
     frame = frame[frame["split"] == "cost"]
-    rows = {}
+    titles, rows = [], []
     for method in games.METHODS:
-        means = frame[frame["method"] == method].groupby("metric")["value"].mean()
-        if len(means):
-            rows[games.title(method)] = {
+        for machine, mine in frame[frame["method"] == method].groupby("machine"):
+            means = mine.groupby("metric")["value"].mean()
+            cells = {
                 head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
             }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+            titles.append(games.title(method))
+            rows.append({**cells, "runs": str(mine["run_id"].nunique()), "machine": str(machine)})
+    return pd.DataFrame(rows, index=pd.Index(titles, name="method", dtype=object))
 
 
 def differences(specs: Iterable[RunSpec]) -> pd.DataFrame:
@@ -144,7 +171,7 @@ def rewards(curves: pd.DataFrame, names: Sequence[str], random: pd.DataFrame | N
     if points.empty:
         raise ZoolibError("nothing to draw: no run has been evaluated; compute the runs first")
     figure = Figure(figsize=(7.0, 2.9), layout="constrained")
-    every = figure.subplots(1, len(names), squeeze=False)[0]
+    every = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]  # also of a game that was not run
     for axes, name in zip(every, names, strict=True):
         axes.set_title(games.GAMES[name].title)
         axes.set_xlabel("Agent steps (thousands)")

@@ -285,9 +285,10 @@ def _pretrain_policies() -> None:
     from zoolib.results import ResultStore
     from zoolib.rl import sources
 
-    specs = sources.specs()
-    experiment.complete(specs, ResultStore.default())
-    for note in sources.ship(specs, ResultStore.default(), experiment.work_dir):
+    # A committed record does not stand for a run here: its policy is where it was made.
+    specs, store = sources.specs(), ResultStore.default().computed()
+    experiment.complete(specs, store, kept=games.POLICY)
+    for note in sources.ship(specs, store, experiment.work_dir):
         print(f"{note['game']}: score {note['score']:.0f}, random {note['random_score']:.0f}")
 
 

@@ -101,12 +101,15 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
 def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
     from zoolib.rl import envs, runs
 
-    started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
+    started = datetime.datetime.now(datetime.UTC)
     runtime.keep_freed_memory()
+    runtime.forget_peak_memory(runtime.device())
     data, code = envs.data_sha256(spec), runtime.code_fingerprint()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     outcome = runs.run(spec, work_dir(spec), progress)
-    provenance = _provenance("float32", started, time.perf_counter() - clock, code)
+    cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
+    provenance = _provenance("float32", started, cost.get("seconds", 0.0) + cost["eval_seconds"], code)
+    provenance |= {"started": outcome.started or provenance["started"]}
     provenance |= {"data_sha256": data, "compiled": outcome.compiled}
     return store.save(
         Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
@@ -161,15 +164,18 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
     }
 
 
-def missing(specs: Iterable[RunSpec], store: ResultStore) -> list[RunSpec]:
-    """The runs without a valid record: none at all, or one computed here with other code or from other files."""
+def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> list[RunSpec]:
+    """The runs without a valid record: none at all, or one computed here with other code or from other files.
+
+    With `kept`, also those whose work folder lacks the file of that name.
+    """
     code = runtime.code_fingerprint()
     checksums: dict[tuple[str, str, bool], Any] = {}
     lacking = []
     for spec in specs:
         key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
         checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
-        if not store.has(spec, code, checksums[key]):
+        if not store.has(spec, code, checksums[key]) or (kept and not (work_dir(spec) / kept).is_file()):
             lacking.append(spec)
     return lacking
 
@@ -188,14 +194,14 @@ def _data_sha256(spec: RunSpec) -> Any:
         return None
 
 
-def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True) -> list[Result]:
-    """The records of all specifications; only those that the store lacks are computed, one after another."""
+def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True, kept: str = "") -> list[Result]:
+    """The records of all specifications; only those that are `missing` are computed, one after another."""
     specs = list(specs)
-    todo = missing(specs, store)
+    todo = missing(specs, store, kept)
     if todo:
         with _bar(len(todo), progress) as report:
             for spec in todo:
-                if missing([spec], store):  # another run may have needed it and made it
+                if missing([spec], store, kept):  # another run may have needed it and made it
                     run(spec, store, report)
     return [store.load(spec) for spec in specs]
 

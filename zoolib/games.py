@@ -12,6 +12,7 @@ from zoolib.spec import ControlSettings, RunSpec, ZoolibError, unknown
 
 TASK = "atari"
 HUB = "atari-policies"
+POLICY = "policy.safetensors"  # the final network, in the run's work folder
 SOURCES = ("seaquest", "riverraid")  # the order of gates and pathway weights everywhere
 TARGETS = ("alien", "gopher", "jamesbond")
 

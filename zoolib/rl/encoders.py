@@ -59,12 +59,26 @@ class Plain(Encoder):
 
 
 class Aggregated(Encoder):
-    """Zoo-Tuning (ICML 2021, supplement 1.1): the sources' two convolutions aggregated, one gate a sample and layer."""
+    """Zoo-Tuning (ICML 2021, supplement 1.1): the sources' two convolutions aggregated, one gate a sample and layer.
+
+    The gate of the first convolution sees the mean greys of four nearly equal frames through two ReLU units without a
+    bias: a unit whose weights sum below zero as drawn would be zero on almost every frame. Its sign is flipped.
+    """
 
     def __init__(self, sources: Sequence[Convolutions], names: Sequence[str], alignment: str = "all") -> None:
         super().__init__()
         self.convolutions = surgery.aggregate(sources, alignment, strategy="stacked")
+        self._wake(self.convolutions.get_parameter("conv1.gate.0.weight"))
         self.names = list(names)
+
+    @staticmethod
+    @torch.no_grad()
+    def _wake(weight: Tensor) -> None:
+        """Flip the units (rows) of weight (h, 4) that are dead on equal positive inputs; draws nothing.
+
+        The weights are drawn symmetrically, so this is their distribution given that the sum is positive.
+        """
+        weight.mul_(torch.where(weight.sum(1, keepdim=True) < 0, -1.0, 1.0))
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """(B, 4, 84, 84) -> (B, 576); aux: gates (B, 2, m)."""

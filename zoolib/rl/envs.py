@@ -16,6 +16,7 @@ from zoolib.spec import RunSpec, ZoolibError
 FRAME = 84  # pixels; side of the square that the agent sees
 HISTORY = 4  # frames in one observation
 REPEAT = 4  # emulator frames one action is held for
+RESTORE = "a checkout holds the source policies and their provenance: restore both with git checkout"
 _EXTRA = "pip install 'zoolib[atari]'"
 
 
@@ -47,13 +48,24 @@ def rom_sha256(game: str) -> str:
 def data_sha256(spec: RunSpec) -> dict[str, str]:
     """The files a run's numbers depend on beside the code: the ROM and the source policies.
 
-    Raises ZoolibError without ale-py or its ROM.
+    Raises ZoolibError without ale-py or its ROM, and as `source_checksums`.
     """
     found = {"rom": rom_sha256(spec.dataset)}
     if spec.method not in ("random", "scratch"):
-        notes = json.loads(packaged_weights("atari/provenance.json").read_text())
-        found |= {note["game"]: note["sha256"] for note in notes}
+        found |= source_checksums(packaged_weights("atari"))
     return found
+
+
+def source_checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of each source policy in a folder by its game, as its provenance.json names them.
+
+    Raises ZoolibError where that file is absent or damaged.
+    """
+    path = folder / "provenance.json"
+    try:
+        return {str(note["game"]): str(note["sha256"]) for note in json.loads(path.read_text())}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ZoolibError(f"{path}: absent or damaged; {RESTORE}") from None
 
 
 @functools.cache

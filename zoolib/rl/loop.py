@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,12 +24,13 @@ Point = tuple[int, str, str, float]  # step, split, term, value
 
 @dataclass
 class History:
-    """What a run has seen: curve points and the seconds its steps took."""
+    """What a run has seen: curve points and the seconds its steps took, in all the processes that it went on in."""
 
     curve: list[Point] = field(default_factory=list)
     seconds: float = 0.0
     eval_seconds: float = 0.0
-    start: int = 0
+    start: int = 0  # steps that were done before this process
+    started: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
 
 
 class Training:
@@ -131,36 +133,45 @@ class Checkpoint:
             log.flush()
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
+        kept["started"] = history.started
         with atomic(self.file) as file:
             torch.save({"training": training.state(), "origin": self.origin, **kept}, file)
 
     def load(self, training: Training, history: History) -> None:
         """Put a saved state back, if there is one of this code and data, or one that does not name them.
 
-        Raises ZoolibError for a checkpoint of another run.
+        Raises ZoolibError for a checkpoint of another run and for a damaged one.
         """
         if not self.file.is_file():
             return
-        replay = training.replay
+        replay, fix = training.replay, "delete it to start the run afresh"
         try:
             state = torch.load(self.file, map_location=training.agent.device, weights_only=True)
+        except Exception:  # torch, pickle and zipfile each raise their own, some with advice that does not fit
+            raise ZoolibError(f"{self.file}: a damaged checkpoint; {fix}") from None
+        try:
             if state.get("origin", self.origin) != self.origin:
                 return
             training.restore(state["training"])
-            with self.log.open("rb") as log:
-                oldest = max(0, replay.count - replay.capacity)
-                log.seek(oldest * replay.frames[0].nbytes)
-                for step in range(oldest, replay.count):
-                    frame = np.frombuffer(log.read(replay.frames[0].nbytes), np.uint8)
-                    replay.frames[step % replay.capacity] = frame.reshape(replay.frames[0].shape)
-        except Exception as error:  # torch, pickle and zipfile each raise their own
-            reason = str(error).splitlines()[0]
-            raise ZoolibError(
-                f"{self.file}: not a checkpoint of this run ({reason}); delete it to start the run afresh"
-            ) from None
+            self._read_frames(replay)
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ZoolibError(f"{self.file}: not a checkpoint of this run ({reason}); {fix}") from None
         self.logged = replay.count
         history.curve = [tuple(row) for row in state["curve"]]
         history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]
+        history.started = state.get("started", history.started)  # absent from older checkpoints
+
+    def _read_frames(self, replay: Replay) -> None:
+        """Put the frames that count back. Raises ValueError where the log is missing or cut short."""
+        size, oldest = replay.frames[0].nbytes, max(0, replay.count - replay.capacity)
+        if not self.log.is_file() or self.log.stat().st_size < replay.count * size:
+            raise ValueError(f"{self.log.name} beside it is missing or cut short")
+        with self.log.open("rb") as log:
+            log.seek(oldest * size)
+            for step in range(oldest, replay.count):
+                frame = np.frombuffer(log.read(size), np.uint8)
+                replay.frames[step % replay.capacity] = frame.reshape(replay.frames[0].shape)
 
     def remove(self) -> None:
         """Forget the run."""
@@ -185,7 +196,7 @@ def train(
     With a `folder` the run is checkpointed there, replay included, and resumed from there; a checkpoint of another
     `origin` (code and data) is left aside, and the run starts afresh. Scores are raw; the learner
     sees rewards clipped to [-1, 1]. Raises ZoolibError without ale-py or its ROM, when the loss stops being finite, and
-    for a checkpoint of another run.
+    for a checkpoint that is damaged or of another run.
     """
     training, history = Training(network, game, settings, seed, Agent(network, settings, device, compiled)), History()
     checkpoint = Checkpoint(folder, origin) if folder else None

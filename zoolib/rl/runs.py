@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import statistics
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +24,7 @@ from zoolib.files import atomic
 from zoolib.paths import packaged_weights
 from zoolib.rl.der import DuelingHead, Network
 from zoolib.rl.encoders import Convolutions
-from zoolib.rl.envs import Atari, data_sha256
+from zoolib.rl.envs import RESTORE, Atari, data_sha256, source_checksums
 from zoolib.rl.loop import Checkpoint, History, Progress, random_scores, train
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
 
@@ -39,19 +41,28 @@ class GameOutcome:
     samples: pd.DataFrame | None
     deviations: list[str] = field(default_factory=list)
     compiled: bool = False
+    started: str = ""  # when the run began, in an earlier process where it was resumed; ISO 8601
 
 
 def source_file(name: str) -> Path:
     """The packaged policy of a source game. Raises ZoolibError where it is absent."""
     path = packaged_weights(f"atari/{name}.safetensors")
     if not path.is_file():
-        raise ZoolibError(f"no source policy {path}; a checkout holds it: restore it with git checkout")
+        raise ZoolibError(f"no source policy {path}; {RESTORE}")
     return path
 
 
 def load_source(path: Path) -> Convolutions:
-    """The convolutions of a saved policy. Raises ZoolibError for a network of another shape."""
-    given = load(path.read_bytes())
+    """The convolutions of a saved policy.
+
+    Raises ZoolibError for a damaged file, a network of another shape, and a file that is not the one whose checksum the
+    provenance.json beside it holds: records name that checksum as what they were computed from.
+    """
+    content = path.read_bytes()
+    try:
+        given = load(content)
+    except SafetensorError:
+        raise ZoolibError(f"{path}: a damaged source policy; {RESTORE}") from None
     convolutions = Convolutions()
     own = convolutions.state_dict()
     for name, tensor in own.items():
@@ -62,6 +73,8 @@ def load_source(path: Path) -> Convolutions:
                 f"{path}: a source network of another shape: {name} is {shape}, {tuple(tensor.shape)} is needed"
             )
         own[name] = found.to(tensor.dtype)
+    if hashlib.sha256(content).hexdigest() != source_checksums(path.parent).get(path.stem):
+        raise ZoolibError(f"{path}: its checksum is not the one in the provenance.json beside it; {RESTORE}")
     convolutions.load_state_dict(own)
     return convolutions
 
@@ -95,12 +108,12 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutc
     history = train(
         network, spec.dataset, settings, spec.seed, device, compiled, work, progress=progress, origin=origin
     )
-    with atomic(work / "policy.safetensors") as file:
+    with atomic(work / games.POLICY) as file:
         file.write(save({k: v.cpu().contiguous() for k, v in network.state_dict().items()}))
     samples = episode(network, spec.dataset, settings, spec.seed)
     curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
     Checkpoint(work).remove()
-    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled)
+    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled, history.started)
 
 
 def _random(spec: RunSpec) -> GameOutcome:

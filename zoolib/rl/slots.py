@@ -43,15 +43,26 @@ def knowledge_flow(source: Source, member: str, options: Mapping[str, Any]) -> S
 
 def zoo_tuning(source: Source, member: str, options: Mapping[str, Any]) -> Slot:
     """Both convolutions aggregated over the sources."""
-    return Slot(Aggregated([source(name) for name in SOURCES], SOURCES, options["alignment"]))
+    deviations = [
+        "a hidden unit of the first convolution's gate whose weights sum below zero as drawn has its sign flipped: the "
+        "gate has two such units without a bias and sees four nearly equal greys, so that for some seeds both would be "
+        "zero on almost every frame and the gate would not depend on the observation",
+    ]
+    return Slot(Aggregated([source(name) for name in SOURCES], SOURCES, options["alignment"]), deviations)
 
 
 def hub_pathway(source: Source, member: str, options: Mapping[str, Any]) -> Slot:
     """Routes through the sources' convolutions."""
     deviations = [
-        "the paper gives no generator, k or aggregator for control: here k = 1 of 2 sources, a generator of two small "
-        "convolutions, and a 1x1 convolution that starts as the sum of the weighted feature maps",
-        "exploit applies the shared noisy layers to an encoder's own features: a source has no head of its own here",
+        "the paper gives no generator or aggregator for control: here a generator of two small convolutions, and a 1x1 "
+        "convolution that starts as the sum of the weighted feature maps",
+        "exploit applies the shared noisy layers to an encoder's own features, since a source has no head of its own "
+        "here: it trains those layers as well as the chosen encoder, where the paper's trains the hub's models alone",
     ]
+    if options["top_k"] != 2:
+        deviations.append(
+            f"the paper activates the top 2 models for each datum in all its experiments; here k = {options['top_k']}: "
+            "with two sources k = 2 would leave no route to choose"
+        )
     encoders = [source(name) for name in SOURCES]
     return Slot(Pathways(encoders, SOURCES, **dict(options)), deviations)

@@ -16,7 +16,7 @@ from zoolib.files import atomic
 from zoolib.paths import packaged_weights
 from zoolib.results import ResultStore
 from zoolib.rl.loop import random_scores
-from zoolib.spec import RunSpec
+from zoolib.spec import RunSpec, ZoolibError
 
 _KEPT = ("commit", "dirty", "code", "versions", "machine", "threads", "compiled", "started", "seconds")
 
@@ -36,13 +36,17 @@ def ship(
 ) -> list[dict[str, Any]]:
     """Write the final policies of finished runs (mean weights, float16) and one provenance file; return the latter.
 
-    The noise scales stay behind: a source is transferred without noise. Raises ZoolibError for a run without a record.
+    The noise scales stay behind: a source is transferred without noise. Raises ZoolibError for a run without a record
+    or policy.
     """
     folder = folder or packaged_weights("atari")
     notes = []
     for spec in runs:
         record = store.load(spec)
-        state = load((work_dir(spec) / "policy.safetensors").read_bytes())
+        policy = work_dir(spec) / games.POLICY
+        if not policy.is_file():
+            raise ZoolibError(f"no policy of {spec.label} at {policy}; make it: python -m zoolib pretrain {games.HUB}")
+        state = load(policy.read_bytes())
         kept = {k: v.half().contiguous() for k, v in state.items() if k.endswith((".weight", ".bias"))}
         content = save(kept)
         with atomic(folder / f"{spec.dataset}.safetensors") as file:
