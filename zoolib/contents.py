@@ -35,6 +35,8 @@ COMMITTED_PAGES = {
     "pathways-mini-hub": {"datasets": ",".join(TARGETS), **_HUB},
     "pathways-lab": {"hub": "imagenet-lite", "datasets": "cifar100,cars", "profile": "lab"},
     "cost-resnet50": {"hub": "resnet50-random", "profile": "paper"},
+    "cost-mini-zoo": _ZOO,
+    "cost-mini-hub": _HUB,
     "tuning": {"datasets": "cars", "hub": "imagenet-lite", "member": "efficientnet_lite0", "profile": "lab"},
     "tuning-novel": {"datasets": "cifar100-novel", "hub": "mini-zoo", "member": "supervised", "profile": "lab"},
     "tuning-mini-zoo": {"datasets": "tiles", "member": "supervised", **_ZOO},
