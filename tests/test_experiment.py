@@ -322,3 +322,75 @@ def test_the_fingerprint_covers_what_can_change_a_number_and_nothing_else():
     assert "weights/digits-zoo/jigsaw.safetensors" in covered
     assert not {"figures.py", "tables.py", "__main__.py", "commands.py", "pages.py"} & covered
     assert all(list(package.glob(pattern)) for pattern in runtime._NUMERIC)
+
+
+# The workflow as a process --------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_refuses_a_negative_number_of_cores_and_a_second_one_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
+    with pytest.raises(ZoolibError, match="cores is -1; use a number of processes"):
+        workflow.run("book", "smoke", -1)
+    with workflow._alone(), pytest.raises(ZoolibError, match="another workflow is at work"):
+        workflow.run("book", "smoke")
+    with workflow._alone():  # the lock is free again
+        assert (tmp_path / "workflow.lock").is_file()
+
+
+def test_killing_a_workflow_ends_its_jobs(tmp_path):
+    """The jobs are stood for by a program that starts another one and waits, as Snakemake does."""
+    note = str(tmp_path / "job")
+    job = f"import pathlib, os, time; pathlib.Path({note!r}).write_text(str(os.getpid())); time.sleep(60)"
+    code = f"""
+import subprocess, sys
+from zoolib import workflow
+workflow.prepare = lambda *_: []
+true_popen = subprocess.Popen
+def fake(command, **given):
+    child = "import subprocess, sys; subprocess.run([sys.executable, '-c', " + repr({job!r}) + "])"
+    return true_popen([sys.executable, "-c", child], **given)
+workflow.subprocess.Popen = fake
+workflow.run("book", "smoke", 1)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"ZOOLIB_BUILD": str(tmp_path)})
+    for _ in range(600):
+        if (tmp_path / "job").is_file() and (tmp_path / "job").read_text():
+            break
+        time.sleep(0.1)
+    pid = int((tmp_path / "job").read_text())
+    process.terminate()
+    assert process.wait(timeout=60) != 0
+    for _ in range(100):
+        state = Path(f"/proc/{pid}/stat")
+        if not state.is_file() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("the job went on")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ZOOLIB_THREADS", "abc", "ZOOLIB_THREADS is 'abc'; use a number of threads"),
+        ("ZOOLIB_THREADS", "0", "ZOOLIB_THREADS is '0'; use a number of threads"),
+        ("ZOOLIB_DEVICE", "cuda:99", "ZOOLIB_DEVICE is 'cuda:99', and torch sees"),
+    ],
+)
+def test_a_wrong_variable_is_one_line(variable, value, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
+    monkeypatch.setenv(variable, value)
+    command = ["run", "cls", "-p", "dataset", "digits", "-p", "hub", "digits-zoo", "-p", "methods", "scratch"]
+    assert main([*command, "-p", "profile", "smoke", "-p", "seeds", "1", "--records-only"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in error
+
+
+def test_a_build_folder_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "file"))
+    command = ["run", "cls", "-p", "dataset", "digits", "-p", "hub", "digits-zoo", "-p", "methods", "scratch"]
+    assert main([*command, "-p", "profile", "smoke", "-p", "seeds", "1", "--records-only"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("zoolib: ") and "name a path that can be used" in error

@@ -45,8 +45,8 @@ def test_every_method_has_its_own_look():
     looks = [(palette.method_colour(name), palette.method_marker(name)) for name in METHODS]
     assert len(set(looks)) == len(METHODS)
     assert len(set(palette.METHOD_COLOURS.values())) == len(palette.METHOD_COLOURS)
-    with pytest.raises(ZoolibError, match="unknown method in the palette"):
-        palette.method_colour("zoo")
+    assert palette.method_colour("of_my_own") not in {palette.method_colour(name) for name in METHODS}
+    assert {palette.method_marker(name) for name in ("of_my_own", "another", "third")} <= set(palette._MARKERS)
 
 
 @pytest.mark.parametrize("colours", [list(palette.FAMILY_COLOURS.values()), palette.MEMBER_COLOURS[:5]])

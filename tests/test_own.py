@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
-from zoolib import own
+from zoolib import experiment, own
+from zoolib.__main__ import main
+from zoolib.data import manifests
+from zoolib.data.manifests import hub
+from zoolib.data.own import ensure
+from zoolib.grid import grid
+from zoolib.hub import HubModel, build, check_features
+from zoolib.nets import NETS
+from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
 
 SETTINGS = dataclasses.replace(own.SETTINGS, image_size=32, decode_size=32, iterations=3, eval_every=3, batch_size=8)
@@ -94,6 +105,101 @@ def test_what_is_wrong_is_said_in_one_line(photos: Path, tmp_path: Path):
         own.read_image(tmp_path / "a" / "x.png")
     with pytest.raises(ZoolibError, match="unknown member"):
         own.tune(own.hub(NAMES, weights="random"), own.folder(photos, SETTINGS), model="resnet10")
+    for path in (tmp_path / "nowhere", tmp_path / "a" / "x.png"):
+        with pytest.raises(ZoolibError, match="is no folder"):
+            own.folder(path)
+    for share in (0, 1, -1, 2):
+        with pytest.raises(ZoolibError, match="use a share between 0 and 1"):
+            own.folder(photos, SETTINGS, test_share=share)
+    for names in ("resnet18", [], ["resnet10t", "resnet10t"]):
+        with pytest.raises(ZoolibError, match="pass a list of different timm models"):
+            own.hub(names)
+
+
+def test_a_model_whose_features_fit_the_labels_exactly_is_ranked_last(photos: Path, monkeypatch: pytest.MonkeyPatch):
+    scores = iter([np.inf, 0.5])
+    monkeypatch.setattr("zoolib.transferability.logme", lambda *_: SimpleNamespace(score=next(scores)))
+    ranking = own.rank(own.hub(NAMES, weights="random"), own.folder(photos, SETTINGS), SETTINGS)
+    assert ranking["model"].tolist() == NAMES[::-1] and np.isnan(ranking["LogME"].iloc[-1])
+
+
+# Hubs and images that change under their name -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("BUILD", "DATA"):
+        monkeypatch.setenv(f"ZOOLIB_{name}", str(tmp_path / name))
+    return tmp_path
+
+
+HUB_YAML = """
+name: mine
+title: Mine
+description: one network
+homogeneous: true
+members:
+  - {name: net, title: Net, architecture: "zoolib:tiny_resnet", weights: "file:net.safetensors", pretraining: none,
+     num_features: 64, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], input_size: 16, licence: MIT}
+"""
+
+
+def weights_of(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    save_file(NETS["tiny_resnet"]().state_dict(), path)
+
+
+def test_a_run_on_an_own_hub_is_computed_again_when_its_weights_or_its_yaml_change(place: Path):
+    path = place / "mine.yaml"
+    path.write_text(HUB_YAML)
+    weights_of(place / "net.safetensors", 0)  # found beside the YAML, whatever the working folder
+    (spec,) = grid("cls", "digits", str(path), "finetune", "smoke", 1)
+    store = ResultStore.default()
+    first = experiment.run(spec, store)
+    before = first.curves["value"].copy()  # tables are read when they are asked for
+    (experiment.work_dir(spec) / "checkpoint.pt").write_text("of this hub")
+    assert experiment.missing([spec], store) == []
+    weights_of(place / "net.safetensors", 1)
+    assert experiment.missing([spec], store) == [spec]
+    second = experiment.run(spec, store)
+    assert second.provenance["hub_sha256"] != first.provenance["hub_sha256"]
+    assert not (experiment.work_dir(spec) / "checkpoint.pt").exists()
+    assert not second.curves["value"].equals(before)
+    path.write_text(HUB_YAML.replace("mean: [0.5", "mean: [0.4"))
+    assert experiment.missing([spec], store) == [spec]
+
+
+def test_verifying_an_own_hub_compares_its_features_and_image_size_with_its_yaml(place: Path):
+    path = place / "mine.yaml"
+    weights_of(place / "net.safetensors", 0)
+    path.write_text(HUB_YAML)
+    assert main(["verify", str(path)]) == 0
+    member = hub(str(path)).members[0]
+    with pytest.raises(ZoolibError, match=r"gives features of \(64,\), and its num_features says 65"):
+        check_features(build(member), member.model_copy(update={"num_features": 65}))
+    picky = HubModel(member, torch.nn.Unflatten(1, (2, 2)))
+    with pytest.raises(ZoolibError, match=r"does not take images of 64 pixels .*; say fixed_input: true"):
+        check_features(picky, member)
+
+
+def test_own_images_are_imported_again_when_they_change_and_never_mistaken_for_others(photos: Path, place: Path):
+    shutil.copytree(photos, place / "photos")
+    path = place / "garden.yaml"
+    path.write_text("name: garden\npath: photos\ntitle: Garden\nlicence: mine\nflip: true\n")
+    assert ensure(str(path)) == "garden" and manifests.dataset("garden").num_classes == 3
+    before = manifests.find(manifests.dataset("garden")) / "train.parquet"
+    written = before.stat().st_mtime_ns
+    assert ensure(str(path)) == "garden" and before.stat().st_mtime_ns == written
+    shutil.copytree(photos / "dark", place / "photos" / "night")
+    for file in (place / "photos" / "night").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(file))).save(file)
+    ensure(str(path))
+    assert manifests.dataset("garden").num_classes == 4
+    (place / "sub").mkdir()
+    shutil.copytree(photos, place / "sub" / "photos")
+    shutil.copy(path, place / "sub" / "garden.yaml")
+    with pytest.raises(ZoolibError, match=r"was imported from .*photos; give .* another name, or run"):
+        ensure(str(place / "sub" / "garden.yaml"))
 
 
 def test_an_embedded_dataset_becomes_a_folder(tmp_path: Path):

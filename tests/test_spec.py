@@ -10,13 +10,14 @@ import yaml
 
 from zoolib import contents, notebooks
 from zoolib import grid as grids
+from zoolib.data import manifests
 from zoolib.data.manifests import hub
 from zoolib.grid import check_option, choose_methods, grid, needed
 from zoolib.layers import surgery
 from zoolib.methods import METHODS, SETS, soup
 from zoolib.plans import CORE, costs, planned, sweep
 from zoolib.profiles import PROFILES, profile
-from zoolib.spec import RunSpec, Settings, ZoolibError
+from zoolib.spec import RunSpec, Settings, ZoolibError, unknown
 from zoolib.tasks import Classification
 
 
@@ -85,6 +86,28 @@ def test_the_paper_profile_is_the_published_protocol():
     assert METHODS["hub_pathway"].options["top_k"] == 2 and METHODS["hub_pathway"].options["explore_weight"] == 0.3
 
 
+def test_seeds_may_come_as_text_and_a_slip_of_the_finger_is_refused():
+    def seeds(given: object) -> list[int]:
+        return [spec.seed for spec in grid("cls", "digits", "digits-zoo", "scratch", "smoke", given)]
+
+    assert seeds("[0, 2]") == seeds([0, 2]) == [0, 2] and seeds("2") == [0, 1]
+    for wrong in ("some", "[0", "[-1]", "{}", 99999999999999):
+        with pytest.raises(ZoolibError, match="use "):
+            seeds(wrong)
+
+
+def test_an_unknown_name_among_hundreds_is_answered_with_a_few():
+    error = str(unknown("architecture", "resnet10tt", [f"resnet{i}t" for i in range(1000)]))
+    assert "did you mean" in error and len(error) < 200
+
+
+@pytest.mark.parametrize("name", [5, None])
+def test_a_name_that_is_no_text_is_an_unknown_name(name):
+    for what in (manifests.dataset, manifests.hub):
+        with pytest.raises(ZoolibError, match="unknown"):
+            what(name)
+
+
 def test_a_grid_has_one_run_a_member_and_seed_and_needed_runs_come_first():
     specs = grid("cls", "digits", "imagenet-lite", "core", "mini", 2)
     assert [s.method for s in specs[:6]] == ["scratch", "finetune", "finetune", "finetune", "ensemble", "hub_pathway"]
@@ -112,7 +135,7 @@ def test_the_core_of_mini_covers_every_way_to_use_a_hub():
         (("cls", "digits", "imagenet-lite", "hub_pathways"), "did you mean 'hub_pathway'"),
         (("cls", "digits", "imagenet-lite", "all", "papers"), "did you mean 'paper'"),
         (("cls", "digits", "imagenet-lite", "all", "mini", -1), "seeds is -1"),
-        (("cls", "digits", "imagenet-lite", "all", "mini", "2"), "seeds is '2'"),
+        (("cls", "digits", "imagenet-lite", "all", "mini", "two"), "seeds is 'two'"),
         (("cls", "digits", "imagenet-lite", "all", "mini", [0, "a"]), "whole numbers from 0"),
         (("cls", "digits", "imagenet-lite", ""), "no method was named"),
         (("faces", "digits", "imagenet-lite"), "unknown task 'faces'"),

@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ZoolibError as error:
         print(f"zoolib: {error}", file=sys.stderr)
         return 1
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"zoolib: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("zoolib: interrupted; run it again to go on", file=sys.stderr)
         return 130

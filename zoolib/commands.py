@@ -57,6 +57,8 @@ def import_own(args: argparse.Namespace) -> None:
         key: getattr(args, key) for key in ("name", "title", "licence", "test") if getattr(args, key) is not None
     }
     if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise ZoolibError(f"{path}: no such file")
         own = manifests.own_data(path)
         if own is None:
             raise ZoolibError(f"{path}: it names no path of images; add one")
@@ -95,10 +97,10 @@ def verify(args: argparse.Namespace) -> None:
         if isinstance(item, DatasetManifest):
             print(fetch.verify(item))
             continue
-        from zoolib.hub import build
+        from zoolib.hub import build, check_features
 
         for member in item.members:
-            build(member)
+            check_features(build(member), member)
             print(f"{item.name}: {member.name}: its weights fit {member.architecture}")
 
 
@@ -140,6 +142,8 @@ def _threads() -> None:
     if threads := os.environ.get("ZOOLIB_THREADS"):
         import torch
 
+        if not threads.isdecimal() or int(threads) < 1:
+            raise ZoolibError(f"ZOOLIB_THREADS is {threads!r}; use a number of threads, such as 1")
         torch.set_num_threads(int(threads))
 
 

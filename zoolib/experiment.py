@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoolib import games, runtime
 from zoolib.data import manifests
+from zoolib.files import atomic
 from zoolib.grid import grid, needed
 from zoolib.methods import method
 from zoolib.paths import build_dir
@@ -55,6 +57,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     code = runtime.code_fingerprint()
 
     # Before the seed is set: whether they are found or computed must not change this run's random numbers.
+    hub_sha256 = _start_over_with_another_hub(spec)
     before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
@@ -67,6 +70,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     save_logits(work_dir(spec), outcome.logits, code)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
+    provenance |= {"hub_sha256": hub_sha256} if hub_sha256 else {}
     return store.save(
         Result(
             spec,
@@ -139,7 +143,8 @@ def _finished(
 
     code, work = runtime.code_fingerprint(), work_dir(spec)
     whole = has_weights(work, code) or not method(wanted_by.method).weights
-    logits = load_logits(work, code) if whole and store.has(spec, code, data_sha256) else None
+    valid = whole and store.has(spec, code, data_sha256, manifests.hub_sha256(spec.hub))
+    logits = load_logits(work, code) if valid else None
     result = store.load(spec) if logits is not None else run(spec, store, report)
     logits = logits if logits is not None else load_logits(work, code)
     assert logits is not None  # run() has just written them
@@ -171,13 +176,28 @@ def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> lis
     """
     code = runtime.code_fingerprint()
     checksums: dict[tuple[str, str, bool], Any] = {}
+    hubs: dict[str, str | None] = {}
     lacking = []
     for spec in specs:
         key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
         checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
-        if not store.has(spec, code, checksums[key]) or (kept and not (work_dir(spec) / kept).is_file()):
+        hubs[spec.hub] = hubs[spec.hub] if spec.hub in hubs else manifests.hub_sha256(spec.hub)
+        valid = store.has(spec, code, checksums[key], hubs[spec.hub])
+        if not valid or (kept and not (work_dir(spec) / kept).is_file()):
             lacking.append(spec)
     return lacking
+
+
+def _start_over_with_another_hub(spec: RunSpec) -> str | None:
+    """The checksum of an own hub; what a run of another hub by that name left behind, such as a checkpoint, goes."""
+    digest = manifests.hub_sha256(spec.hub)
+    if digest is not None:
+        note = work_dir(spec) / "hub.sha256"
+        if note.parent.is_dir() and (not note.is_file() or note.read_text() != digest):
+            shutil.rmtree(note.parent)
+        with atomic(note) as file:
+            file.write(digest.encode())
+    return digest
 
 
 def _data_sha256(spec: RunSpec) -> Any:

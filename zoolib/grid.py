@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from zoolib import games
@@ -59,7 +61,13 @@ def choose_methods(methods: str | Iterable[str], hub: HubManifest, task: str = "
     return cards
 
 
-def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
+_MOST_SEEDS = 1000
+
+
+def _seeds(seeds: int | Iterable[int] | str, planned: int) -> list[int]:
+    if isinstance(seeds, str):  # as a command line hands it on: '[0, 2]'
+        with suppress(ValueError):
+            seeds = json.loads(seeds)
     if isinstance(seeds, bool) or not isinstance(seeds, int | Iterable) or isinstance(seeds, str):
         raise ZoolibError(
             f"seeds is {seeds!r}; use a count such as 3, a list such as [0, 1, 2], or 0 for the profile's"
@@ -67,6 +75,8 @@ def _seeds(seeds: int | Iterable[int], planned: int) -> list[int]:
     if isinstance(seeds, int):
         if seeds < 0:
             raise ZoolibError(f"seeds is {seeds}; use a count such as 3, or 0 for the profile's")
+        if seeds > _MOST_SEEDS:
+            raise ZoolibError(f"seeds is {seeds}; that many runs are not planned at once, use up to {_MOST_SEEDS}")
         return list(range(seeds or planned))
     chosen = list(seeds)
     if not chosen or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in chosen):

@@ -285,6 +285,25 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
     return HubModel(member, network, spatial)
 
 
+@torch.no_grad()
+def check_features(model: HubModel, member: MemberManifest, size: int = 64) -> None:
+    """Raises ZoolibError where a member does not take images of any size, or gives other features than it says."""
+    side = member.input_size if member.fixed_input else size
+    try:
+        features = model.eval()(torch.rand(2, 3, side, side))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ZoolibError(
+            f"{member.name!r} does not take images of {side} pixels ({reason}); say fixed_input: true and its "
+            "input_size in the hub's YAML"
+        ) from None
+    if features.shape != (2, member.num_features):
+        raise ZoolibError(
+            f"{member.name!r} gives features of {tuple(features.shape[1:])}, and its num_features says "
+            f"{member.num_features}; correct it in the hub's YAML"
+        )
+
+
 def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
     """A pretrained member as its backbone, which returns features, and its source head, None where it has none."""
     if not member.source_head:

@@ -40,8 +40,10 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
     """A hub of timm models by name.
 
     `weights`, for all or by name: "timm" (downloaded by timm once, then cached), "package:MODULE", "file:PATH" or
-    "random". Raises ZoolibError for an unknown architecture.
+    "random". Raises ZoolibError for no name, a name given twice, an unknown architecture, or other weights.
     """
+    if isinstance(names, str) or not names or len({*names}) < len(names):
+        raise ZoolibError(f"names are {names!r}; pass a list of different timm models, such as ['resnet18']")
     members = []
     for name in names:
         network = architecture(f"timm:{name}")
@@ -85,6 +87,10 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
     The split depends on the files' contents alone, so that adding files moves no other one. Raises ZoolibError for
     fewer than two classes, a class of fewer than four images, or a file that is no image.
     """
+    if not Path(path).is_dir():
+        raise ZoolibError(f"{path} is no folder; pass one that holds a folder of images for each class")
+    if not 0 < test_share < 1:
+        raise ZoolibError(f"test_share is {test_share}; use a share between 0 and 1, such as 0.25")
     classes = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
     if len(classes) < 2:
         raise ZoolibError(
@@ -138,7 +144,10 @@ def write_folder(dataset: str, path: Path | str, per_class: int = 30) -> Path:
 
 @torch.no_grad()
 def rank(own: HubManifest, data: Dataset, settings: Settings = SETTINGS) -> pd.DataFrame:
-    """Every model's LogME on the training images, the most promising first, before any training; higher is better."""
+    """Every model's LogME on the training images, the most promising first, before any training; higher is better.
+
+    NaN, and last, where there are too few images for a model's features, which then fit the labels exactly.
+    """
     from zoolib.transferability import logme
 
     scores = []
@@ -148,7 +157,7 @@ def rank(own: HubManifest, data: Dataset, settings: Settings = SETTINGS) -> pd.D
             parts.append(model.eval()(views[0]).float())
             labels.append(target)
         score = logme(torch.cat(parts).numpy(), torch.cat(labels).numpy()).score
-        scores.append({"model": member.title, "LogME": float(score)})
+        scores.append({"model": member.title, "LogME": float(score) if np.isfinite(score) else float("nan")})
     return pd.DataFrame(scores).sort_values("LogME", ascending=False, ignore_index=True)
 
 

@@ -8,6 +8,7 @@ that differ.
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -20,7 +21,6 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from zoolib.data import manifests
-from zoolib.spec import unknown
 
 #: the method that gives each family its colour
 FAMILY_COLOURS = {
@@ -49,6 +49,7 @@ _RELATIVES = {
         "hub_pathway_task_level",
     ),
 }
+_OTHER = "#6b6b6b"  # methods that the project does not know
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
 MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
 HEAT, DIVERGING = "cividis", "PuOr"
@@ -128,16 +129,13 @@ METHOD_COLOURS = {name: colour for name, (colour, _) in _LOOKS.items()}
 
 
 def method_colour(method: str) -> str:
-    """The colour of a method. Raises ZoolibError for one that the palette lacks."""
-    if method not in _LOOKS:
-        raise unknown("method in the palette", method, _LOOKS)
-    return _LOOKS[method][0]
+    """The colour of a method; grey for one of your own."""
+    return _LOOKS[method][0] if method in _LOOKS else _OTHER
 
 
 def method_marker(method: str) -> str:
-    """The marker of a method, which tells it from its family. Raises ZoolibError for one that the palette lacks."""
-    method_colour(method)
-    return _LOOKS[method][1]
+    """The marker of a method, which tells it from its family; for one of your own it follows from its name."""
+    return _LOOKS[method][1] if method in _LOOKS else _MARKERS[zlib.crc32(method.encode()) % len(_MARKERS)]
 
 
 @functools.cache

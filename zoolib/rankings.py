@@ -49,8 +49,12 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def text(ranking: pd.DataFrame) -> pd.DataFrame:
-    """A ranking as a reader sees it; a score that a model cannot have is a dash."""
-    gain = [f"{value:+.4f}" for value in ranking["logme"] - ranking[FLOOR]]
+    """A ranking as a reader sees it; a score that a model cannot have is a dash.
+
+    So is the LogME of features that fit the labels exactly, which has no bound: it comes last, for it ranks nothing.
+    """
+    gains = ranking["logme"] - ranking[FLOOR]
+    gain = [f"{value:+.4f}" if np.isfinite(value) else "—" for value in gains]
     columns: dict[str, list[str]] = {"LogME": [], "above the floor": gain}
     for metric, (heading, digits) in SCORES.items():
         if ranking[metric].notna().any():

@@ -182,12 +182,12 @@ class ResultStore:
         commit(path, to_json(record), contents, what=result.spec.label)
         return self._read(path)
 
-    def has(self, spec: RunSpec, code: str | None = None, data: Any = None) -> bool:
+    def has(self, spec: RunSpec, code: str | None = None, data: Any = None, hub: str | None = None) -> bool:
         """Whether the run need not be computed.
 
-        A record of the written folder counts only when its provenance names the given code fingerprint and data
-        checksum (None: any), also where it hides a committed one; a committed record counts always. Raises ZoolibError
-        when the record is corrupt.
+        A record of the written folder counts only when its provenance names the given code fingerprint and checksums of
+        the data and of an own hub (None: any), also where it hides a committed one; a committed record counts always.
+        Raises ZoolibError when the record is corrupt.
         """
         path = self._find(spec)
         if path is None:
@@ -195,7 +195,7 @@ class ResultStore:
         result = self._read(path)
         if result.origin == COMMITTED:
             return True
-        expected = {"code": code, "data_sha256": data}
+        expected = {"code": code, "data_sha256": data, "hub_sha256": hub}
         return all(value is None or result.provenance.get(key) == value for key, value in expected.items())
 
     def load(self, spec: RunSpec | str) -> Result:

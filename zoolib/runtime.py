@@ -73,9 +73,12 @@ def device() -> torch.device:
 
     name = os.environ.get("ZOOLIB_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        found = torch.device(name)
     except RuntimeError:
         raise ZoolibError(f"ZOOLIB_DEVICE is {name!r}; use cpu, cuda or cuda:N") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ZoolibError(f"ZOOLIB_DEVICE is {name!r}, and torch sees {torch.cuda.device_count()} GPUs here; use cpu")
+    return found
 
 
 def precision(wanted: str, device: torch.device) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zoolib import experiment, games, runtime
@@ -70,8 +73,36 @@ def prepare(profile_name: str, which: str) -> list[RunSpec]:
 
 
 def run(target: str, profile_name: str, cores: int = 0) -> None:
-    """Bring "book" or "reproduce" up to date. Raises ZoolibError with the first failed job's own words."""
+    """Bring "book" or "reproduce" up to date.
+
+    Raises ZoolibError with the first failed job's own words, for a negative number of cores, and while another process
+    does the same in this build folder.
+    """
     profile(profile_name)
+    if cores < 0:
+        raise ZoolibError(f"cores is {cores}; use a number of processes, or 0 for all cores")
+    with _alone():
+        _run(target, profile_name, cores)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One workflow to a build folder: two would compute, and tidy, the same runs."""
+    path = build_dir() / "workflow.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ZoolibError(f"another workflow is at work in {build_dir()}; wait for it, or stop it first") from None
+        yield
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _run(target: str, profile_name: str, cores: int) -> None:
     which = "core" if target == "book" else "all"
     specs = prepare(profile_name, which)
     cores = cores or os.cpu_count() or 1
@@ -88,14 +119,19 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
     began = time.time()
     with log.open("w") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_thread
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_thread,
+            start_new_session=True,
+        )  # fmt: skip
+        before = signal.signal(signal.SIGTERM, _stop)  # a kill, too, ends the jobs
         try:
             _watch(process, specs, began)
         except BaseException:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             raise
+        finally:
+            signal.signal(signal.SIGTERM, before)
     if process.returncode:
         raise ZoolibError(f"{target} stopped: {_reason(log, began)}")
     if target == "reproduce":

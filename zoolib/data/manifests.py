@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from zoolib.data.schema import DatasetManifest, HubManifest, OwnData
+from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, OwnData
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots, shared
 from zoolib.spec import ZoolibError, unknown
@@ -91,6 +91,8 @@ def dataset(name: str) -> DatasetManifest:
 
     Raises ZoolibError for an unknown name, a file that does not fit the schema, or images that were not imported yet.
     """
+    if not isinstance(name, str):
+        raise unknown("dataset", name, {**datasets(), **own()})
     if name in datasets():
         return datasets()[name]
     if name.endswith((".yaml", ".yml")):
@@ -108,13 +110,37 @@ def dataset(name: str) -> DatasetManifest:
 def hub(name: str) -> HubManifest:
     """The packaged hub of that name, or the hub a YAML file of your own describes.
 
-    Raises ZoolibError for an unknown name or a file that does not fit the schema.
+    There, `file:` weights with a relative path are looked for beside the YAML first, then in the working folder. Raises
+    ZoolibError for an unknown name or a file that does not fit the schema.
     """
+    if not isinstance(name, str):
+        raise unknown("hub", name, hubs())
     if name.endswith((".yaml", ".yml")):
-        return read(Path(name), HubManifest)
+        own = read(Path(name), HubManifest)
+        return own.model_copy(update={"members": [_beside(Path(name), member) for member in own.members]})
     if name not in hubs():
         raise unknown("hub", name, hubs())
     return hubs()[name]
+
+
+def _beside(path: Path, member: MemberManifest) -> MemberManifest:
+    kind, _, name = member.weights.partition(":")
+    near = path.parent / Path(name).expanduser()
+    return member.model_copy(update={"weights": f"file:{near}"}) if kind == "file" and near.is_file() else member
+
+
+def hub_sha256(name: str) -> str | None:
+    """A checksum of your own hub: its manifest and the files of its weights; None for a packaged one."""
+    if not name.endswith((".yaml", ".yml")):
+        return None
+    digest = hashlib.sha256()
+    for member in hub(name).members:
+        digest.update(member.model_dump_json(exclude={"weights"}).encode())
+        kind, _, path = member.weights.partition(":")
+        file = Path(path).expanduser()
+        found = kind == "file" and file.is_file()
+        digest.update((file_sha256(file) if found else member.weights).encode())
+    return digest.hexdigest()
 
 
 def find(manifest: DatasetManifest, roots: list[Path] | None = None) -> Path:

@@ -6,6 +6,7 @@ import collections
 import csv
 import hashlib
 import io
+import json
 import secrets
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from zoolib.data.schema import DatasetManifest, OwnData
 from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError, unknown
 
+_SOURCE = "imported.json"  # where a dataset was imported from, and the state of the files then
 _SPLITS = {"train": "train", "training": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _COLUMNS = {"image": ("image", "path", "file", "filename", "file_name"), "label": ("label", "class", "class_name")}
 
@@ -279,14 +281,37 @@ def _write(
         "sizes": fields["sizes"],
         "sha256": {split: file_sha256(folder / f"{split}.parquet") for split in ("train", "test")},
     }
+    (folder / _SOURCE).write_text(json.dumps({"path": str(path), "state": _state(path)}))
     (folder / f"{own.name}.yaml").write_text(yaml.safe_dump({**fields, "variants": [variant]}, sort_keys=False))
     return DatasetManifest.model_validate({**fields, "variants": [variant]})
 
 
+def _state(path: Path) -> str:
+    """A checksum of the files that an import reads: names, sizes and times of change."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    listing = [(str(file.relative_to(path.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
 def ensure(name: str) -> str:
-    """The name of the dataset that a YAML file describes, imported first where that is needed; other names as given."""
+    """The name of the dataset that a YAML file describes, imported first where it is new or its images have changed.
+
+    Other names as given. Raises ZoolibError where the name stands for images of another place.
+    """
     if not name.endswith((".yaml", ".yml")) or (own := manifests.own_data(Path(name))) is None:
         return name
-    if own.name not in manifests.own():
-        import_data(own, base=Path(name).parent)
+    if own.name in manifests.own():
+        path = (Path(name).parent / Path(own.path).expanduser()).resolve()
+        try:
+            before = json.loads((manifests.find(manifests.own()[own.name]) / _SOURCE).read_text())
+        except (OSError, ValueError):  # imported by hand into its place
+            return own.name
+        if before["path"] != str(path):
+            raise ZoolibError(
+                f"{own.name!r} was imported from {before['path']}; give {name} another name, or run "
+                f"`python -m zoolib import {name}` to replace it"
+            )
+        if not path.exists() or before["state"] == _state(path):
+            return own.name
+    import_data(own, base=Path(name).parent)
     return own.name
