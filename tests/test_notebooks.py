@@ -149,6 +149,13 @@ def test_every_figure_has_an_alternative_text_and_a_cell_of_its_own(path: Path):
             assert len(calls) == 1 and len(cell.metadata.mystnb.image.alt) > 40
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_cell_that_shows_a_table_is_read_as_myst_which_alone_knows_tables(path: Path):
+    shown = [cell for cell in read(path).cells if cell.cell_type == "code" and "tables.markdown(" in cell.source]
+    formats = [cell.metadata.get("mystnb", {}).get("markdown_format") for cell in shown]
+    assert formats == ["myst"] * len(shown)
+
+
 def test_every_kind_of_figure_is_known_to_the_test_of_alternative_texts():
     cells = [cell.source for path in NOTEBOOKS for cell in read(path).cells if cell.cell_type == "code"]
     drawn = [call for source in cells for call in DRAWING.findall(source)]
