@@ -229,7 +229,8 @@ def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Hub-Pathway | 505.0 ± 7.1 |" in text and "| 2 of 5 | 4 | recomputed here |" in text
     assert "| Zoo-Tuning | not run |" in text and "**Zoo-Tuning**: not run" in text
-    assert "James Bond: From scratch scores 105.0, random play 5.0." in text
+    said = "James Bond: From scratch scores 105.0 ± 7.1 (over 2 seeds), random play 5.0 ± 7.1 (over 2 seeds)."
+    assert said in text.replace("\u00a0", " ")
     assert "Alien: From scratch or Random play has not been run." in text
     assert "| steps | 600 | 100000 |" in text
     assert len(outputs(notebook, "image/svg+xml")) == 3  # rewards, and one episode each of Hub-Pathway and scratch

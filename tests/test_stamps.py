@@ -110,7 +110,7 @@ def test_every_notebook_cell_of_published_numbers_alone_is_marked_as_such():
         marked[path.stem] = [cell["source"] for cell in cells if "published" in cell["metadata"].get("tags", [])]
         reads[path.stem] = [cell["source"] for cell in cells if stamps.drawn_by("".join(cell["source"]), "table")
                             in ("reference.published", "paper_tables.published")]  # fmt: skip
-    assert marked == reads and sum(map(len, marked.values())) == 4
+    assert marked == reads and sum(map(len, marked.values())) == 6
 
 
 def test_a_page_of_several_summaries_points_to_them():
