@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,15 @@ def _train_step(method: Method, x: Tensor, target: Tensor) -> Step:
     return step
 
 
+def _times(methods: Mapping[str, Method], mode: str, x: Tensor, target: Tensor, seconds: float) -> dict[str, float]:
+    """CPU seconds of a training step, or of an evaluation, of each method."""
+    steps = {
+        name: _train_step(method, x, target) if mode == "train" else _eval_step(method, x)
+        for name, method in methods.items()
+    }
+    return interleaved(steps, repeats=15, seconds=seconds)
+
+
 def _eval_step(method: Method, x: Tensor) -> Step:
     def step() -> None:
         method.eval()
@@ -84,16 +93,12 @@ def growth() -> list[Row]:
     task = Classification(CLASSES)
     x, target = torch.rand(BATCH, 3, SIZE, SIZE), torch.randint(CLASSES, (BATCH,))
     methods = {
-        count: HubPathway([_member(i) for i in range(count)], task, PathwayGenerator(count, 16, 32), top_k=2)
+        str(count): HubPathway([_member(i) for i in range(count)], task, PathwayGenerator(count, 16, 32), top_k=2)
         for count in GROWTH
     }
     rows = []
     for mode in ("train", "eval"):
-        steps = {
-            str(count): _train_step(method, x, target) if mode == "train" else _eval_step(method, x)
-            for count, method in methods.items()
-        }
-        times = interleaved(steps, repeats=15, seconds=30)
+        times = _times(methods, mode, x, target, seconds=30)
         for count in GROWTH[1:]:
             what = f"time of hub_pathway, k=2 of {count} models over k=2 of {GROWTH[0]}, {mode}"
             rows.append(Row(what, times[str(count)] / times[str(GROWTH[0])], 1.0, FLAT, higher_is_better=False))
@@ -112,11 +117,7 @@ def run() -> list[Row]:
             methods[f"k={k} {name} generator"] = HubPathway(members, task, generator, top_k=k)
     rows = []
     for mode in ("train", "eval"):
-        steps = {
-            name: _train_step(method, x, target) if mode == "train" else _eval_step(method, x)
-            for name, method in methods.items()
-        }
-        times = interleaved(steps, repeats=15, seconds=20)
+        times = _times(methods, mode, x, target, seconds=20)
         for name in list(methods)[1:]:
             limit = 1 / int(name[2])
             goal = 0.9 * limit if "without" in name else {1: None, 2: 0.44}[int(name[2])]
@@ -143,11 +144,7 @@ def packaged() -> list[Row]:
         method.to(memory_format=layout)  # type: ignore[call-overload]
     rows = []
     for mode in ("train", "eval"):
-        steps = {
-            name: _train_step(method, x, target) if mode == "train" else _eval_step(method, x)
-            for name, method in methods.items()
-        }
-        times = interleaved(steps, repeats=15, seconds=10)
+        times = _times(methods, mode, x, target, seconds=10)
         what = f"time of hub_pathway over a single model, packaged ResNet, k=2 with generator, {mode}"
         rows.append(Row(what, times["routed"] / times["single"], 2.0, TIMES[mode], higher_is_better=False))
     return rows

@@ -15,6 +15,7 @@ import torch
 
 from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
+from zoolib.files import locked
 from zoolib.grid import grid, needed
 from zoolib.methods import METHODS
 from zoolib.plans import planned
@@ -331,10 +332,12 @@ def test_a_workflow_refuses_a_negative_number_of_cores_and_a_second_one_in_its_f
     monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
     with pytest.raises(ZoolibError, match="cores is -1; use a number of processes"):
         workflow.run("book", "smoke", -1)
-    with workflow._alone(), pytest.raises(ZoolibError, match="another workflow is at work"):
+    lock = tmp_path / "workflow.lock"
+    busy = "another workflow is at work"
+    with locked(lock, lambda: pytest.fail("nobody has it")), pytest.raises(ZoolibError, match=busy):
         workflow.run("book", "smoke")
-    with workflow._alone():  # the lock is free again
-        assert (tmp_path / "workflow.lock").is_file()
+    with locked(lock, lambda: pytest.fail("it is free again")):
+        pass
 
 
 def test_killing_a_workflow_ends_its_jobs(tmp_path):

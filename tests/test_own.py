@@ -169,6 +169,28 @@ def test_a_run_on_an_own_hub_is_computed_again_when_its_weights_or_its_yaml_chan
     assert experiment.missing([spec], store) == [spec]
 
 
+def test_costs_measured_on_an_own_hub_stay_until_its_weights_change(place: Path):
+    path = place / "mine.yaml"
+    path.write_text(HUB_YAML)
+    weights_of(place / "net.safetensors", 0)
+    (spec,) = grid("cost", "digits", str(path), "scratch", "smoke", 1)
+    store = ResultStore.default()
+    experiment.run(spec, store)
+    assert experiment.missing([spec], store) == []
+    weights_of(place / "net.safetensors", 1)
+    assert experiment.missing([spec], store) == [spec]
+
+
+def test_a_run_on_an_own_hub_with_a_wrong_number_of_features_says_so_before_it_starts(place: Path):
+    path = place / "mine.yaml"
+    path.write_text(HUB_YAML.replace("num_features: 64", "num_features: 65"))
+    weights_of(place / "net.safetensors", 0)
+    (spec,) = grid("cls", "digits", str(path), "finetune", "smoke", 1)
+    with pytest.raises(ZoolibError, match=r"gives features of \(64,\), and its num_features says 65"):
+        experiment.run(spec, ResultStore.default())
+    assert not ResultStore.default().has(spec)
+
+
 def test_verifying_an_own_hub_compares_its_features_and_image_size_with_its_yaml(place: Path):
     path = place / "mine.yaml"
     weights_of(place / "net.safetensors", 0)

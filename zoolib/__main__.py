@@ -114,6 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"zoolib: {error}", file=sys.stderr)
         return 1
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        if error.filename is None:  # not the system's word on a path
+            raise
         print(f"zoolib: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

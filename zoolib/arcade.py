@@ -85,7 +85,7 @@ def _row(game: games.Game, measured: Measured, planned: int, episodes: int, stam
     if not seeds:
         return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
     return {
-        "score": f"{mean:,.1f}" + ("" if np.isnan(std) else f" ± {std:,.1f}"),
+        "score": _spread(mean, std),
         "± over": over,
         "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
         "seeds": "" if not planned else str(seeds) if seeds >= planned else f"{seeds} of {planned}",
@@ -110,7 +110,11 @@ def random_difference(frame: pd.DataFrame, game: str, method: str = "scratch") -
 def _words(measured: Measured) -> str:
     mean, std, over, seeds = measured
     over = f"{seeds} seeds" if over == "seeds" else over
-    return f"{mean:,.1f}" + ("" if np.isnan(std) else f"\u00a0±\u00a0{std:,.1f} (over {over})")
+    return _spread(mean, std).replace(" ± ", "\u00a0±\u00a0") + (f" (over {over})" if over else "")
+
+
+def _spread(mean: float, std: float) -> str:
+    return f"{mean:,.1f}" + ("" if np.isnan(std) else f" ± {std:,.1f}")
 
 
 def source_table() -> pd.DataFrame:

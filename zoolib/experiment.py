@@ -56,8 +56,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
     code = runtime.code_fingerprint()
 
+    own = _own_hub(spec)
     # Before the seed is set: whether they are found or computed must not change this run's random numbers.
-    hub_sha256 = _start_over_with_another_hub(spec)
     before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
@@ -69,8 +69,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, code)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
-    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
-    provenance |= {"hub_sha256": hub_sha256} if hub_sha256 else {}
+    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | own
     return store.save(
         Result(
             spec,
@@ -93,10 +92,11 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
     device = runtime.device()
     runtime.keep_freed_memory()
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
+    own = _own_hub(spec)
     runtime.forget_peak_memory(device)
     runtime.seed_everything(spec.seed)
     metrics = measure(spec, num_classes, machine)
-    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, runtime.code_fingerprint())
+    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, runtime.code_fingerprint()) | own
     if report:
         report(spec, spec.settings.iterations, spec.settings.iterations, "measured")
     return store.save(Result(spec, {"cost": metrics}, provenance))
@@ -188,16 +188,25 @@ def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> lis
     return lacking
 
 
-def _start_over_with_another_hub(spec: RunSpec) -> str | None:
-    """The checksum of an own hub; what a run of another hub by that name left behind, such as a checkpoint, goes."""
+def _own_hub(spec: RunSpec) -> dict[str, str]:
+    """What the provenance of a run on your own hub says of it; nothing for a packaged hub.
+
+    What a run of another hub by that name left behind, such as a checkpoint, goes. Raises ZoolibError where a member
+    does not give the features that its YAML says.
+    """
+    from zoolib.hub import build, check_features
+
     digest = manifests.hub_sha256(spec.hub)
-    if digest is not None:
-        note = work_dir(spec) / "hub.sha256"
-        if note.parent.is_dir() and (not note.is_file() or note.read_text() != digest):
-            shutil.rmtree(note.parent)
-        with atomic(note) as file:
-            file.write(digest.encode())
-    return digest
+    if digest is None:
+        return {}
+    note = work_dir(spec) / "hub.sha256"
+    if note.parent.is_dir() and (not note.is_file() or note.read_text() != digest):
+        shutil.rmtree(note.parent)
+    for member in manifests.hub(spec.hub).members:
+        check_features(build(member), member)
+    with atomic(note) as file:
+        file.write(digest.encode())
+    return {"hub_sha256": digest}
 
 
 def _data_sha256(spec: RunSpec) -> Any:

@@ -52,17 +52,8 @@ class Features:
 def key(member: MemberManifest, data: Dataset, settings: Settings, split: str, precision: str) -> str:
     """The name of the cached features: everything that they depend on, hashed."""
     weights = member.sha256 or (member.weights if member.weights == "random" else file_sha256(weights_file(member)))
-    fields = (
-        "architecture",
-        "mean",
-        "std",
-        "num_features",
-        "fixed_input",
-        "input_size",
-        "prefix",
-        "entry",
-        "source_head",
-    )
+    fields = ["architecture", "mean", "std", "num_features", "fixed_input", "input_size"]
+    fields += ["prefix", "entry"]  # which tensors of the file
     what: dict[str, Any] = {name: getattr(member, name) for name in fields}
     what |= {"weights": weights, "name": member.name if weights == "random" else "", "format": _FORMAT}
     what |= {"data": data.sha256, "split": split, "rows": hashlib.sha256(data.rows[split].tobytes()).hexdigest()}
@@ -85,7 +76,8 @@ def extract(
     """
     folder = build_dir() / "cache" / "features"
     keys = {name: key(member, data, settings, name, machine.precision) for name in splits}
-    lacking = [name for name in splits if _kept(folder / keys[name]) is None]
+    found = {name: kept for name in splits if (kept := _kept(folder / keys[name]))}
+    lacking = [name for name in splits if name not in found]
     if lacking:
         backbone, head = split(member)
         backbone.to(machine.device).eval()
@@ -93,20 +85,25 @@ def extract(
         for name in lacking:
             _run(backbone, head, data, name, settings, machine, folder / keys[name], note, before, total)
             before += len(data.rows[name])
-    parts = {name: _kept(folder / keys[name]) for name in splits}
-    found = {name: part[0] for name, part in parts.items() if part}
-    seconds = sum(part[1] for part in parts.values() if part)
+            found[name] = _load(folder / keys[name])
     labels = {name: source.labels[rows] for name in splits for source, rows in [data.split(name)]}
     path = folder / f"{keys[splits[0]]}.head.npz"
     kept = np.load(path) if path.is_file() else None
-    return Features(found, labels, (kept["weight"], kept["bias"]) if kept else None, seconds, not lacking)
+    head_kept = (kept["weight"], kept["bias"]) if kept else None
+    features, seconds = {name: found[name][0] for name in splits}, sum(found[name][1] for name in splits)
+    return Features(features, labels, head_kept, seconds, not lacking)
+
+
+def _load(path: Path) -> tuple[np.ndarray, float]:
+    """Cached features and the seconds that they took."""
+    seconds = json.loads(path.with_suffix(".json").read_text())["seconds"]
+    return np.load(path.with_suffix(".npy"), mmap_mode="r"), float(seconds)
 
 
 def _kept(path: Path) -> tuple[np.ndarray, float] | None:
-    """Cached features and the seconds that they took; None where they are missing, incomplete or damaged."""
+    """The same, or None where they are missing, incomplete or damaged."""
     try:
-        seconds = json.loads(path.with_suffix(".json").read_text())["seconds"]
-        return np.load(path.with_suffix(".npy"), mmap_mode="r"), float(seconds)
+        return _load(path)
     except (OSError, ValueError, KeyError, EOFError):
         return None
 

@@ -142,8 +142,8 @@ def weights_file(member: MemberManifest) -> Path:
         if not path.is_file():
             hub = name.partition("/")[0]
             raise ZoolibError(f"weights of {member.name!r} do not ship: make them with python -m zoolib pretrain {hub}")
-    elif source == "file":
-        path = Path(name).expanduser()
+    elif member.own_file:
+        path = member.own_file
     elif source == "fetch":
         cached = Path(torch.hub.get_dir()) / "checkpoints" / name  # where torchvision itself would have put it
         stored = fetch.stored_weights(member) or (cached if cached.is_file() else None)

@@ -30,9 +30,9 @@ _LISTED = 100  # names that an error may list
 def unknown(kind: str, name: object, known: Iterable[str]) -> ZoolibError:
     """The error for a name that is not in a table: it names the nearest valid one and lists the rest, or a few."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), names, n=5, cutoff=0.5)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    shown = names if len(names) <= _LISTED else [*difflib.get_close_matches(str(name), names, n=5, cutoff=0.3), "..."]
+    shown = names if len(names) <= _LISTED else [*near, f"{len(names)} names"]
     return ZoolibError(f"unknown {kind} {name!r}{hint}; known: {', '.join(shown) or 'none'}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -10,12 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from zoolib import experiment, games, runtime
-from zoolib.files import atomic
+from zoolib.files import atomic, locked
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.plans import planned
@@ -81,21 +80,12 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
     profile(profile_name)
     if cores < 0:
         raise ZoolibError(f"cores is {cores}; use a number of processes, or 0 for all cores")
-    with _alone():
+    with locked(build_dir() / "workflow.lock", _busy):  # two would compute, and tidy, the same runs
         _run(target, profile_name, cores)
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
-    """One workflow to a build folder: two would compute, and tidy, the same runs."""
-    path = build_dir() / "workflow.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ZoolibError(f"another workflow is at work in {build_dir()}; wait for it, or stop it first") from None
-        yield
+def _busy() -> None:
+    raise ZoolibError(f"another workflow is at work in {build_dir()}; wait for it, or stop it first")
 
 
 def _stop(*_: object) -> None:

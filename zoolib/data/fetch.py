@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
+import functools
 import hashlib
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from zoolib import __version__
+from zoolib import __version__, files
 from zoolib.data import convert, download, formats, manifests
 from zoolib.data.manifests import SOURCE
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
@@ -41,20 +41,15 @@ def originals(manifest: DatasetManifest, root: Path) -> Path:
 
 @contextlib.contextmanager
 def locked(root: Path, name: str, report: Report) -> Iterator[None]:
-    """Only one process at a time works on a name below a root; the lock ends with the process."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        handle = (root / f".{name}.lock").open("w")
-    except OSError as error:
-        raise ZoolibError(
-            f"{root}: cannot be written ({error.strerror}); set ZOOLIB_DATA to a folder of yours"
-        ) from None
-    with handle:
+    """Only one process at a time works on a name below a root; the others wait."""
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            report(f"{name}: another process is fetching it; waiting")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            busy = functools.partial(report, f"{name}: another process is fetching it; waiting")
+            stack.enter_context(files.locked(root / f".{name}.lock", busy))
+        except OSError as error:
+            raise ZoolibError(
+                f"{root}: cannot be written ({error.strerror}); set ZOOLIB_DATA to a folder of yours"
+            ) from None
         yield
 
 

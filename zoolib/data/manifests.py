@@ -124,9 +124,8 @@ def hub(name: str) -> HubManifest:
 
 
 def _beside(path: Path, member: MemberManifest) -> MemberManifest:
-    kind, _, name = member.weights.partition(":")
-    near = path.parent / Path(name).expanduser()
-    return member.model_copy(update={"weights": f"file:{near}"}) if kind == "file" and near.is_file() else member
+    near = path.parent / member.own_file if member.own_file else None
+    return member.model_copy(update={"weights": f"file:{near}"}) if near and near.is_file() else member
 
 
 def hub_sha256(name: str) -> str | None:
@@ -136,10 +135,8 @@ def hub_sha256(name: str) -> str | None:
     digest = hashlib.sha256()
     for member in hub(name).members:
         digest.update(member.model_dump_json(exclude={"weights"}).encode())
-        kind, _, path = member.weights.partition(":")
-        file = Path(path).expanduser()
-        found = kind == "file" and file.is_file()
-        digest.update((file_sha256(file) if found else member.weights).encode())
+        file = member.own_file
+        digest.update((file_sha256(file) if file and file.is_file() else member.weights).encode())
     return digest.hexdigest()
 
 

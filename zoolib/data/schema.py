@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -181,6 +182,12 @@ class MemberManifest(_Strict):
     note: str = ""
     licence: str
     url: str | None = None
+
+    @property
+    def own_file(self) -> Path | None:
+        """Where weights of the form file:PATH are; None for every other source."""
+        kind, _, name = self.weights.partition(":")
+        return Path(name).expanduser() if kind == "file" else None
 
     @property
     def source_head(self) -> bool:
