@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -18,7 +19,7 @@ import yaml
 from nbformat import NotebookNode
 from papermill.inspection import inspect_notebook
 
-from zoolib import games, stamps
+from zoolib import games, notebooks, stamps
 from zoolib.grid import grid
 from zoolib.paths import CHECKOUT
 from zoolib.results import ResultStore
@@ -139,6 +140,17 @@ def test_the_first_cell_is_a_title_with_a_question_and_equations_have_no_label(p
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     assert "\\label" not in text and ")=" not in text
     assert text.count("$$") == 2  # one displayed equation
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_heading_is_whole_without_parameters_and_names_theirs_on_a_page(path: Path):
+    notebook = json.loads(path.read_text())
+    assert not any("{{" in "".join(cell["source"]) for cell in notebook["cells"])
+    chosen = {key: f"<{key}>" for key in notebooks.defaults(path)}
+    said = notebooks._headed(notebook, chosen)["cells"][0]["source"]
+    assert said[0].startswith("# ") and said[0].endswith("\n") and "{{" not in said[0]
+    named = [key for key in chosen if f"<{key}>" in said[0]]
+    assert named or "heading" not in read(path).cells[0].metadata.get("zoolib", {})
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -103,6 +103,16 @@ def has_papermill() -> bool:
     return True
 
 
+def _headed(notebook: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The notebook under the heading of these parameters; papermill fills in values in code cells alone."""
+    first = notebook["cells"][0]
+    if heading := first["metadata"].get("zoolib", {}).get("heading"):
+        for key, value in chosen.items():
+            heading = heading.replace("{{" + key + "}}", _titled(key, value))
+        first["source"] = [f"# {heading}\n", *first["source"][1:]]
+    return notebook
+
+
 def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
     """Execute a notebook with these parameters; `output` appears only when every cell succeeded.
 
@@ -111,9 +121,7 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
     """
     import papermill
 
-    source = available()[name].read_text()
-    for key, value in chosen.items():  # headings cannot take papermill's parameters
-        source = source.replace("{{" + key + "}}", json.dumps(_titled(key, value))[1:-1])
+    source = json.dumps(_headed(json.loads(available()[name].read_text()), chosen))
     output.parent.mkdir(parents=True, exist_ok=True)
     filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
     filled.write_text(source)
