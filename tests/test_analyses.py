@@ -184,6 +184,10 @@ def test_intervals_name_the_distance_to_the_focus_and_its_p(store):
     specs = paper_tables.specs_of("table5_data_dependent", "digits-zoo", ["digits"], "mini")
     table = paper_tables.intervals(paper_tables.values(store, specs).xs("digits"), "Hub-Pathway")
     assert table.loc["Best single", ["seeds", "mean", "std"]].tolist() == ["3", "89.00", "1.00"]
+    with pytest.raises(ZoolibError, match="unknown method to focus on 'Hub-Pathways' \\(did you mean 'Hub-Pathway'"):
+        paper_tables.intervals(table, "Hub-Pathways")
+    unrun = paper_tables.intervals(paper_tables.values(store, specs).xs("digits"), "Knowledge Flow")
+    assert set(unrun["p"]) == {"—"}
     assert table.loc["Hub-Pathway", "p"] == "—" and table.loc["Oracle", "Hub-Pathway minus it"] == "+0.00"
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from zoolib import hub as hubs
 from zoolib.data import manifests
-from zoolib.hub import Hub, build, load_in_order, read_weights
+from zoolib.hub import Hub, build, load_backbone, load_in_order, read_weights
 from zoolib.nets import resnet9, tiny_resnet
 from zoolib.spec import ZoolibError
 
@@ -91,6 +91,18 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_both_shapes():
     wrong["conv1.weight"] = torch.zeros(16, 3, 5, 5)
     with pytest.raises(ZoolibError, match=r"conv1.weight is \(16, 3, 5, 5\), conv1.weight is \(16, 3, 3, 3\)"):
         load_in_order(tiny_resnet(), wrong, "w.pth")
+
+
+def test_a_checkpoint_of_a_wrapper_is_told_from_another_architecture_by_its_prefix():
+    def network(width: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.Flatten(), nn.Linear(width, 2))
+
+    wrapped = {f"module.{name}": value for name, value in network(4).state_dict().items()}
+    with pytest.raises(ZoolibError, match=r"if it is the same, set the member's prefix to 'module\.'$"):
+        load_backbone(network(4), wrapped, "", "w.pth")
+    with pytest.raises(ZoolibError, match="checkpoint of another architecture") as told:
+        load_backbone(network(5), wrapped, "", "w.pth")
+    assert "prefix" not in str(told.value)
 
 
 def test_renamed_tensors_load_by_order_and_keep_batch_norm_buffers():

@@ -20,9 +20,11 @@ from zoolib.data.manifests import hub
 from zoolib.data.own import ensure
 from zoolib.grid import grid
 from zoolib.hub import HubModel, build, check_features
+from zoolib.methods.single import Single
 from zoolib.nets import NETS
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
+from zoolib.tasks import Classification
 
 SETTINGS = dataclasses.replace(own.SETTINGS, image_size=32, decode_size=32, iterations=3, eval_every=3, batch_size=8)
 NAMES = ["mobilenetv3_small_050", "resnet10t"]
@@ -116,6 +118,17 @@ def test_what_is_wrong_is_said_in_one_line(photos: Path, tmp_path: Path):
             own.hub(names)
 
 
+def test_an_image_that_is_none_and_a_method_without_pathways_are_refused(tuned: own.Tuned):
+    for image in (np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8)), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(ZoolibError, match=r"pass \(H, W, 3\) of uint8"):
+            tuned.predict(image)
+    with pytest.raises(ZoolibError, match=r"an image of str and shape \(\); pass"):
+        tuned.explain("photo.png")  # type: ignore[arg-type]
+    alone = dataclasses.replace(tuned, method=Single(tuned.method.members[0][0], Classification(3)))
+    with pytest.raises(ZoolibError, match="only a hub has pathways to explain"):
+        alone.explain(np.zeros((8, 8, 3), np.uint8))
+
+
 def test_a_model_whose_features_fit_the_labels_exactly_is_ranked_last(photos: Path, monkeypatch: pytest.MonkeyPatch):
     scores = iter([np.inf, 0.5])
     monkeypatch.setattr("zoolib.transferability.logme", lambda *_: SimpleNamespace(score=next(scores)))
@@ -202,6 +215,14 @@ def test_verifying_an_own_hub_compares_its_features_and_image_size_with_its_yaml
     picky = HubModel(member, torch.nn.Unflatten(1, (2, 2)))
     with pytest.raises(ZoolibError, match=r"does not take images of 64 pixels .*; say fixed_input: true"):
         check_features(picky, member)
+
+
+@pytest.mark.parametrize("said", ["", "flip: true\n"])
+def test_no_flip_on_the_command_line_wins_over_a_yaml(photos: Path, place: Path, said: str):
+    path = place / "garden.yaml"
+    path.write_text(f"name: garden\npath: {photos}\nlicence: mine\n{said}")
+    assert main(["import", str(path)]) == 0 and manifests.dataset("garden").flip
+    assert main(["import", str(path), "--no-flip"]) == 0 and not manifests.dataset("garden").flip
 
 
 def test_own_images_are_imported_again_when_they_change_and_never_mistaken_for_others(photos: Path, place: Path):

@@ -56,6 +56,8 @@ def import_own(args: argparse.Namespace) -> None:
     changes = {
         key: getattr(args, key) for key in ("name", "title", "licence", "test") if getattr(args, key) is not None
     }
+    if args.no_flip:
+        changes["flip"] = False
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise ZoolibError(f"{path}: no such file")
@@ -64,7 +66,7 @@ def import_own(args: argparse.Namespace) -> None:
             raise ZoolibError(f"{path}: it names no path of images; add one")
         done = import_data(own.model_copy(update=changes), root, path.parent)
     else:
-        done = import_data(manifests.parse({"path": args.path, "flip": not args.no_flip, **changes}), root)
+        done = import_data(manifests.parse({"path": args.path, **changes}), root)
     sizes = done.manifest.sizes
     print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes.train:,} train and {sizes.test:,} test")
     for note in done.notes:

@@ -222,12 +222,24 @@ def load_backbone(network: nn.Module, state: StateDict, prefix: str, where: str)
     if missing or unused:
         what = f"{len(missing)} tensors are missing, such as {prefix}{missing[0]}" if missing else ""
         rest = f"{len(unused)} have no place, such as {prefix}{unused[0]}" if unused else ""
-        raise ZoolibError(f"{where}: checkpoint of another architecture: {'; '.join(filter(None, (what, rest)))}")
+        hint = (
+            f"; if it is the same, set the member's prefix to {wrapped!r}" if (wrapped := _wrapping(own, state)) else ""
+        )
+        raise ZoolibError(f"{where}: checkpoint of another architecture: {'; '.join(filter(None, (what, rest)))}{hint}")
     for key, value in given.items():
         if own[key].shape != value.shape:
             shapes = f"{prefix}{key} is {tuple(value.shape)} where {tuple(own[key].shape)} is needed"
             raise ZoolibError(f"{where}: checkpoint of another architecture: {shapes}")
     network.load_state_dict({key: value.to(own[key].dtype) for key, value in given.items()}, strict=False)
+
+
+def _wrapping(own: StateDict, state: StateDict) -> str:
+    """What stands before every name of a network in a checkpoint of its wrapper, such as "module."; "" for nothing."""
+    first = min(own)
+    for prefix in sorted(key.removesuffix(first) for key in state if key.endswith(f".{first}")):
+        if all(prefix + key in state and state[prefix + key].shape == own[key].shape for key in own):
+            return prefix
+    return ""
 
 
 def _counts(key: str, head: str) -> bool:

@@ -177,13 +177,18 @@ class Tuned:
 
     @torch.no_grad()
     def predict(self, image: np.ndarray) -> tuple[str, float]:
-        """The class of an image (H, W, 3) uint8 and its probability."""
+        """The class of an image (H, W, 3) uint8 and its probability. Raises ZoolibError for another array."""
         best = self.method.eval()(self._batch(image)).prediction.softmax(-1)[0].max(0)
         return self.data.train.classes[int(best.indices)], float(best.values)
 
     @torch.no_grad()
     def explain(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """What `PathwayExplorer.attach` wants of an image: weights, and the answers of each member and each k."""
+        """What `PathwayExplorer.attach` wants of an image: weights, and the answers of each member and each k.
+
+        Raises ZoolibError for an array that is no image, and for a method other than Hub-Pathway.
+        """
+        if not isinstance(self.method, HubPathway):
+            raise ZoolibError("only a hub has pathways to explain; tune without naming a model")
         batch = self._batch(image)
         output, named = self.method.eval()(batch), self.method.alternatives(batch)
         weights = zip(self.method.recorded["weight"], output.aux["weight"][0], strict=True)
@@ -194,8 +199,11 @@ class Tuned:
         return answer
 
     def _batch(self, image: np.ndarray) -> Tensor:
+        shape, kind = np.shape(image), getattr(image, "dtype", type(image).__name__)
+        if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
+            raise ZoolibError(f"an image of {kind} and shape {shape}; pass (H, W, 3) of uint8, as read_image gives it")
         side = self.settings.image_size
-        square = np.asarray(Image.fromarray(image).convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
+        square = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
         return torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float() / 255
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 from zoolib import reference, stats, tables
 from zoolib.data import manifests
 from zoolib.grid import grid
+from zoolib.methods import METHODS
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError, unknown
 
@@ -142,8 +143,12 @@ def _number(row: Any) -> str:
 def intervals(wide: pd.DataFrame, focus: str) -> pd.DataFrame:
     """Mean, standard deviation and 95 % interval of each method on one dataset, and its distance to `focus`.
 
-    The distance is focus minus the method, paired over the seeds that both have, with its interval and p.
+    The distance is focus minus the method, paired over the seeds that both have, with its interval and p. Raises
+    ZoolibError for a focus that is no method.
     """
+    known = {str(name) for name in wide} | {card.title for card in METHODS.values()}
+    if focus not in known:  # a method that has not been run may be one's focus
+        raise unknown("method to focus on", focus, known)
     rows = {}
     for name in wide:
         found = stats.summarise(wide[name])

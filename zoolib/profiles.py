@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoolib import rates
-from zoolib.spec import RunSpec, Settings, unknown
+from zoolib.spec import RunSpec, Settings, ZoolibError, unknown
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,16 @@ def profile(name: str) -> Profile:
     if name not in PROFILES:
         raise unknown("profile", name, PROFILES)
     return PROFILES[name]
+
+
+def named(names: str) -> list[str]:
+    """Profiles of a comma-separated parameter. Raises ZoolibError for none and for an unknown one."""
+    found = [name.strip() for name in names.split(",") if name.strip()]
+    if not found:
+        raise ZoolibError(f"no profile was named; use some of: {', '.join(PROFILES)}")
+    for name in found:
+        profile(name)
+    return found
 
 
 def standard(spec: RunSpec) -> bool:
