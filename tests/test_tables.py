@@ -188,6 +188,16 @@ def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
     assert table.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}
 
 
+@pytest.mark.parametrize(("count", "rows"), [(2, 2), (3, 1)])
+def test_what_every_run_says_in_its_own_way_is_one_deviation(count: int, rows: int):
+    records = [synthetic.result(spec) for spec in grid("cls", "digits", "digits-zoo", ["scratch"], "mini", 3)[:count]]
+    for number, record in enumerate(records):
+        record.deviations = [f"teachers and their weights: supervised 0.{number}", "no source says how"]
+    told = tables.deviations(records)["deviation"].tolist()
+    assert len(told) == rows + 1 and told[1] == "no source says how"
+    assert told[0].endswith("0.0" if rows > 1 else "supervised 0.0 (and 2 others; each record has its own)")
+
+
 def test_the_summary_names_profile_seeds_commit_machine_and_date(store: ResultStore):
     summary = tables.summary(store.records(dataset="digits"))
     assert "\n" not in summary

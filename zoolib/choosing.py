@@ -94,7 +94,11 @@ def strategies_text(found: pd.DataFrame) -> pd.DataFrame:
 def _paired(wide: pd.DataFrame, name: str, other: str) -> str:
     """`+2.0 (-1.0 to +4.0)`: the difference of two strategies on the cases and seeds that both have."""
     gain = (wide[name] - wide[other]).dropna().groupby(level=KEY).mean()
-    return "0" if name == other else f"{gain.mean():+.1f} ({gain.min():+.1f} to {gain.max():+.1f})"
+    return "0" if name == other else f"{_signed(gain.mean())} ({_signed(gain.min())} to {_signed(gain.max())})"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.1f}" if round(value, 1) else "0.0"
 
 
 def cases_text(found: pd.DataFrame) -> pd.DataFrame:

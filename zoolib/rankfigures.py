@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from zoolib.data import manifests
-from zoolib.palette import method_colour, styled
+from zoolib.palette import method_colour, method_marker, styled
 from zoolib.rankings import SCORES
 from zoolib.spec import ZoolibError
 from zoolib.tables import title
@@ -122,23 +123,32 @@ def few_samples(frame: pd.DataFrame, samples: int) -> Figure:
 
 @styled
 def label_fractions(found: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Mean test accuracy of every method against the share of labels it trained on, a bar of one standard deviation.
+    """Accuracy of every method against the share of labels that it trained on, and its gain over fine-tuning.
 
-    `found` is that of `rankings.fractions`. Raises ZoolibError when it is empty.
+    Means over seeds, with bars of one standard deviation. `found` is that of `rankings.fractions`. Raises ZoolibError
+    when it is empty.
     """
     found = found[found["method"].isin(methods)]
     _some(found, "run on a share of the labels")
-    figure = Figure(figsize=(_WIDTH, 3.4), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(_WIDTH, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
     shown = [name for name in methods if name in set(found["method"])]
     for index, method in enumerate(shown):
         part = found[found["method"] == method].sort_values("fraction")
-        shift = 0.4 * (index - (len(shown) - 1) / 2)  # so that bars do not hide each other
-        axes.errorbar(100 * part["fraction"] + shift, part["mean"], part["std"].fillna(0), marker="o", ms=4, capsize=2,
-                      lw=1.2, color=method_colour(method), label=title(method))  # fmt: skip
-    axes.set_xticks([100 * value for value in sorted(found["fraction"].unique())])
-    axes.set(xlabel="Labels trained on (%)", ylabel="Test accuracy (%)")
-    axes.grid(color="0.92")
+        look: dict[str, Any] = {"marker": method_marker(method), "ms": 4.5, "color": method_colour(method)}
+        left.plot(100 * part["fraction"], part["mean"], lw=1.2, label=title(method), **look)
+        if method == "finetune":
+            right.axhline(0, color=method_colour(method), lw=1.2)
+            continue
+        shift = 1.2 * (index - len(shown) / 2)  # so that bars do not hide each other
+        right.errorbar(100 * part["fraction"] + shift, part["gain"], part["gain_std"].fillna(0), capsize=2, lw=1,
+                       ls=":", **look)  # fmt: skip
+    for axes in (left, right):
+        axes.set_xticks([100 * value for value in sorted(found["fraction"].unique())])
+        axes.set_xlabel("Labels trained on (%)")
+        axes.grid(color="0.92")
+    left.set_ylabel("Test accuracy (%)")
+    right.set_ylabel("Points over fine-tuning")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 

@@ -282,15 +282,23 @@ def teacher_weights(ranking: pd.DataFrame, names: Sequence[str], temperature: fl
 
 
 def fractions(records: Sequence[Result]) -> pd.DataFrame:
-    """One row a method and share of labels: method, member, fraction, mean, std, seeds."""
+    """One row a method and share of labels: method, member, fraction, mean, std, seeds, gain, gain_std.
+
+    The gain is the accuracy less that of fine-tuning, paired over the seeds that both have; NaN where there are none.
+    """
     rows = [
         {"method": r.spec.method, "member": r.spec.member, "fraction": r.spec.settings.train_fraction,
-         "value": r.metrics["test"]["top1_accuracy"]}
+         "seed": r.spec.seed, "value": r.metrics["test"]["top1_accuracy"]}
         for r in records if "top1_accuracy" in r.metrics.get("test", {})
     ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=["method", "member", "fraction", "value"])
-    found = frame.groupby(["method", "member", "fraction"], sort=False)["value"].agg(["mean", "std", "count"])
-    return found.rename(columns={"count": "seeds"}).reset_index()
+    same = ["member", "fraction", "seed"]
+    frame = pd.DataFrame(rows, columns=["method", *same, "value"])
+    plain = frame[frame["method"] == "finetune"].set_index(same)["value"]
+    frame["gain"] = frame["value"] - frame.join(plain.rename("plain"), on=same)["plain"]
+    return frame.groupby(["method", "member", "fraction"], sort=False).agg(
+        mean=("value", "mean"), std=("value", "std"), seeds=("value", "count"),
+        gain=("gain", "mean"), gain_std=("gain", "std"),
+    ).reset_index()  # fmt: skip
 
 
 def fractions_text(found: pd.DataFrame, methods: Sequence[str], shares: Sequence[float]) -> pd.DataFrame:

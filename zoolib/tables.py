@@ -281,10 +281,20 @@ def _words(setting: str, value: Any) -> str:
 
 
 def deviations(records: Sequence[Result]) -> pd.DataFrame:
-    """The deviations from the papers that the runs recorded themselves, with their reasons: methods, deviation."""
+    """The deviations from the papers that the runs recorded themselves, with their reasons: methods, deviation.
+
+    What more than two runs say each in another way, such as the weights of their teachers, is one row with one of them.
+    """
+    topics: dict[str, dict[str, None]] = {}
+    for result in records:
+        for sentence in result.deviations:
+            topics.setdefault(sentence.partition(": ")[0], {})[sentence] = None
     found: dict[str, list[str]] = {}
     for result in records:
         for sentence in result.deviations:
+            ways = list(topics[sentence.partition(": ")[0]])
+            if len(ways) > 2:
+                sentence = f"{ways[0]} (and {len(ways) - 1} others; each record has its own)"
             names = found.setdefault(sentence, [])
             name = title(result.spec.method)
             names += [name] if name not in names else []
