@@ -183,6 +183,19 @@ def test_a_difference_on_some_datasets_names_them():
     assert counts == {"10": "all on digits, tiles, shapes", "5": "all on textures"}
 
 
+def test_methods_without_any_number_are_a_sentence_and_no_rows(tmp_path: Path):
+    specs = grid("cls", "cars", "imagenet-lite", "scratch,ensemble,fe,ced", "lab")
+    store = ResultStore(tmp_path)
+    store.save(Result(specs[0], {"test": {"top1_accuracy": 60.0}}))
+    comparison = tables.compare(store.frame(specs), reference.beside("cars", "imagenet-lite"), specs=specs)
+    shown, rest = tables.with_numbers(comparison)
+    assert rest == "Neither run nor in the paper: FE; CED."
+    text = tables.text(shown)
+    assert text.loc["From scratch", "here (%)"] == "60.0" and text.loc["Ensemble", "here (%)"] == "not run"
+    assert not {"FE", "CED"} & set(text.index) and len(text) == len(comparison) - 2
+    assert tables.with_numbers(shown)[1] == ""
+
+
 def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
     table = tables.deviations(store.records(dataset="digits"))
     assert table.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}

@@ -91,6 +91,8 @@ def output_path(name: str, chosen: Mapping[str, Any]) -> Path:
 
 def _titled(key: str, value: Any) -> str:
     """What a heading calls a parameter's value."""
+    if key == "game" and value in games.GAMES:
+        return games.GAMES[value].title
     return CONTENTS[value][1] if key == "table" and value in CONTENTS else str(value)
 
 

@@ -158,6 +158,13 @@ def note(frame: pd.DataFrame) -> str:
     return f"Not comparable with the paper: {'; '.join(reasons)}." if reasons else ""
 
 
+def with_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A comparison's rows that have a number, here or in the paper, and a sentence that names the others."""
+    empty = (table["seeds"] == 0) & table["paper"].isna()
+    names = "; ".join(table["title"][empty])
+    return table[~empty], f"Neither run nor in the paper: {names}." if names else ""
+
+
 def text(table: pd.DataFrame) -> pd.DataFrame:
     """A comparison as a reader sees it: `mean ± std`, the words for what is missing, one row a method."""
     unit = _UNITS.get(table.attrs.get("metric", ""), "")
