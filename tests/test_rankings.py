@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from scipy.optimize import minimize
 
 from zoolib import choosing, complexity, rankfigures, rankings
 from zoolib.data import manifests
@@ -256,3 +258,15 @@ def test_five_members_have_ten_sets_of_three(tmp_path: Path):
     path.write_text(json.dumps(own | {"name": "five"}))
     sets = teacher_sets(str(path))
     assert len(set(sets)) == 10 and sets[0] == "m0,m1,m2"
+
+
+def test_names_are_moved_apart_as_little_as_possible_and_keep_their_order():
+    rng = np.random.default_rng(0)
+    for places in ([0.0, 50.0, 100.0], [3.0, 3.0], [50.0, 0.0, 4.0, 2.0], list(rng.uniform(0, 60, 6))):
+        start = np.array(places)
+        moved = rankfigures.apart(start, 9.0)
+        order = np.argsort(start, kind="stable")
+        limits = [{"type": "ineq", "fun": lambda x, i=i, j=j: x[j] - x[i] - 9} for i, j in itertools.pairwise(order)]
+        best = minimize(lambda x, at=start: ((x - at) ** 2).sum(), start, constraints=limits, tol=1e-12)
+        assert moved == pytest.approx(best.x, abs=1e-4)
+    assert rankfigures.apart(np.array([0.0, 50.0]), 9.0).tolist() == [0.0, 50.0]

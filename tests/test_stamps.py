@@ -113,6 +113,23 @@ def test_every_notebook_cell_of_published_numbers_alone_is_marked_as_such():
     assert marked == reads and sum(map(len, marked.values())) == 6
 
 
+def test_what_a_page_computes_itself_carries_no_stamp_of_records():
+    timed = code("rankfigures.complexity(complexity.times())", FIGURE["outputs"][0]["data"], tags=("built",))
+    own, recorded = (cell["source"] for cell in stamps.stamped(notebook(timed, FIGURE, END), "ranking")["cells"][1:4:2])
+    assert "computed by this page when the book was built" in own and "abc1234" not in own and "records.md" not in own
+    assert "abc1234" in recorded
+
+
+def test_every_notebook_cell_that_computes_what_it_shows_without_a_record_is_marked_as_such():
+    marked, times = set(), set()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        for number, cell in enumerate(json.loads(path.read_text())["cells"]):
+            marked |= {(path.stem, number)} if "built" in cell["metadata"].get("tags", []) else set()
+            source = "".join(cell["source"])
+            times |= {(path.stem, number)} if "complexity.times(" in source or "few_samples(" in source else set()
+    assert marked == times and len(times) == 2
+
+
 def test_a_page_of_several_summaries_points_to_them():
     other = code("Markdown(tables.summary(more))", {"text/markdown": SUMMARY.replace("mini", "lab")})
     assert "see *Provenance* below" in stamps.stamped(notebook(FIGURE, END, other), "lab")["cells"][1]["source"]

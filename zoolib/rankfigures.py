@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
+from scipy.optimize import isotonic_regression
 
 from zoolib.data import manifests
 from zoolib.palette import method_colour, method_marker, styled
@@ -19,6 +20,7 @@ from zoolib.tables import title
 from zoolib.transferability import weighted_kendall
 
 _WIDTH = 7.0
+_HEIGHT = 85.0  # points between the lowest and the highest model of a panel, or so
 _ALGORITHMS = {  # name -> label, colour, marker
     "naive": ("naive MacKay iteration", "#D55E00", "o"),
     "optimised": ("optimised", "#E69F00", "s"),
@@ -55,21 +57,33 @@ def accuracy_against(joined: pd.DataFrame, score: str = "logme") -> Figure:
         )
         _names(axes, means, str(hub))
         tau = weighted_kendall(means["score"].to_numpy(), means["accuracy"].to_numpy()) if len(means) > 1 else np.nan
-        axes.set_title(f"{manifests.dataset(str(dataset)).title}, {hub}\n{profile}, τw = {tau:.2f}")
+        axes.set_title(f"{manifests.dataset(str(dataset)).title}\n{hub}, {profile}: τw = {tau:.2f}", size=8)
         axes.set_xlabel(SCORES[score][0])
         axes.grid(color="0.92")
-        axes.margins(0.22, 0.15)
+        axes.margins(0.32, 0.15)
     grid[0].set_ylabel("Fine-tuned accuracy (%)")
     return figure
 
 
 def _names(axes: Axes, means: pd.DataFrame, hub: str) -> None:
-    low, high = means["score"].min(), means["score"].max()
-    for name, row in means.iterrows():
-        right = row["score"] > (low + high) / 2
+    """The members' names beside their points, moved up or down where they would stand on one another."""
+    middle, height = (means["score"].min() + means["score"].max()) / 2, np.ptp(means["accuracy"]) or 1
+    own = _HEIGHT * (means["accuracy"].to_numpy() - means["accuracy"].min()) / height
+    for (name, row), shift in zip(means.iterrows(), apart(own, 9) - own, strict=True):
+        right = row["score"] > middle
         label = title("", str(name), hub).lstrip(", ")
-        axes.annotate(label, (row["score"], row["accuracy"]), (-6 if right else 6, 0), textcoords="offset points",
-                      ha="right" if right else "left", va="center", size=7.5)  # fmt: skip
+        line = {"arrowstyle": "-", "lw": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 2} if abs(shift) > 3 else None
+        axes.annotate(label, (row["score"], row["accuracy"]), (-7 if right else 7, shift), textcoords="offset points",
+                      ha="right" if right else "left", va="center", size=7.5, arrowprops=line)  # fmt: skip
+
+
+def apart(places: np.ndarray, gap: float) -> np.ndarray:
+    """Heights in their order, moved as little as needed (least squares) so that no two are nearer than `gap`."""
+    order = np.argsort(places, kind="stable")
+    steps = gap * np.arange(len(places))
+    moved = np.empty(len(places))
+    moved[order] = isotonic_regression(places[order] - steps).x + steps
+    return moved
 
 
 @styled

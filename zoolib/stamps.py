@@ -87,10 +87,13 @@ def _shows(cell: Mapping[str, Any]) -> str:
 
 
 def _stamp(cell: Mapping[str, Any], line: str, shown: str, stem: str) -> str:
-    if "published" in cell["metadata"].get("tags", []):
+    tags = cell["metadata"].get("tags", [])
+    if "published" in tags:
         parts = [_PUBLISHED]
+    elif line and "built" not in tags:
+        parts = [line, "[records](../records.md)"]
     else:
-        parts = [line, "[records](../records.md)"] if line else ["computed by this page when the book was built"]
+        parts = ["computed by this page when the book was built"]
     parts.append(f"{{download}}`notebook <{stem}.ipynb>`")
     if drawn := drawn_by("".join(cell["source"]), shown):
         parts.append(f"{{py:func}}`{shown} <zoolib.{drawn}>`")
