@@ -305,6 +305,8 @@ def test_results_stand_in_the_part_of_their_kind_and_a_part_without_pages_is_lef
     assert results == ["results/index", "results/cls-digits", "results/mine", "records"]
     assert [c["file"] for c in parts["Look inside"]] == ["results/explore-digits"]
     assert "Choose and tune" not in parts and all(parts.values())
+    listed = re.findall(r"^\*\*.*\*\*$|\((.*)\.ipynb\)", (tmp_path / "out/results/index.md").read_text(), re.MULTILINE)
+    assert listed == ["", "cls-digits", "mine", "", "explore-digits"]  # below **Results**, below **Look inside**
 
 
 def test_a_page_of_an_earlier_build_does_not_survive(book: Path, executed: Path, tmp_path: Path) -> None:

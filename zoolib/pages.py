@@ -71,10 +71,16 @@ def _undate(outputs: Sequence[Mapping[str, Any]]) -> None:
             output["data"]["image/svg+xml"] = re.sub(r"<dc:date>.*?</dc:date>", "", "".join(svg))
 
 
-def _listing(titles: Mapping[str, str]) -> str:
+def _listing(parts: Sequence[dict[str, Any]], titles: Mapping[str, str]) -> str:
+    """Links to the executed notebooks, part by part of the contents, in their order."""
     if not titles:
         return "No notebook was executed for this build of the book, so every result is **not run**.\n"
-    return "\n".join(f"- [{title}]({stem}.ipynb)" for stem, title in titles.items()) + "\n"
+    blocks = []
+    for part in parts:
+        stems = [str(chapter["file"]).removeprefix("results/") for chapter in part["chapters"]]
+        links = [f"- [{titles[stem]}]({stem}.ipynb)" for stem in stems if stem in titles]
+        blocks += ["\n".join([f"**{part['caption']}**\n", *links])] if links else []
+    return "\n\n".join(blocks) + "\n"
 
 
 def api_pages() -> dict[str, str]:
@@ -118,7 +124,6 @@ def write_pages(
     _draw_sheets(out_dir / "data")
     _sample_sheets(out_dir / "data")
     _fill(out_dir / "hubs/rehearsal.md", "rehearsal", rehearsal.page())
-    _fill(out_dir / "results/index.md", "notebooks", _listing({stem: title for stem, (title, _) in executed.items()}))
     _fill(out_dir / "methods/index.md", "methods", cards.method_table())
     _fill(out_dir / "data/index.md", "datasets", cards.dataset_table())
     _fill(out_dir / "hubs/index.md", "hubs", cards.hub_table())
@@ -127,6 +132,8 @@ def write_pages(
     globs = _globs(contents)
     parts = [_expand(part, out_dir, order, globs) for part in contents["parts"]]
     contents["parts"] = [part for part in parts if part["chapters"]]
+    titles = {stem: title for stem, (title, _) in executed.items()}
+    _fill(out_dir / "results/index.md", "notebooks", _listing(contents["parts"], titles))
     (out_dir / "_toc.yml").write_text(yaml.safe_dump(contents, sort_keys=False))
     return _check_contents(contents, out_dir)
 
