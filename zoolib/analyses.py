@@ -103,6 +103,12 @@ def qualities(store: ResultStore, specs: Sequence[RunSpec]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
+def sweeps(hub: str, datasets: Sequence[str], profile: str) -> list[RunSpec]:
+    """The runs of Hub-Pathway over k and over lambda."""
+    plans = [plan for name in datasets for plan in sweep(name, hub)]
+    return [s for p in plans for s in grid("cls", p.dataset, p.hub, p.methods, profile, 0, **dict(p.options))]
+
+
 def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], profile: str) -> pd.DataFrame:
     """Accuracy of Hub-Pathway over one option: dataset, seed, value, accuracy. lambda = 0 is hub_pathway_no_explore.
 
@@ -111,12 +117,10 @@ def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], pr
     """
     if option not in ("top_k", "explore_weight"):
         raise ZoolibError(f"option is {option!r}; use 'top_k' or 'explore_weight'")
-    plans = [plan for name in datasets for plan in sweep(name, hub)]
-    specs = {s: None for p in plans for s in grid("cls", p.dataset, p.hub, p.methods, profile, 0, **dict(p.options))}
     own = usual_options("hub_pathway", PROFILES[profile])
     default = {name: own[name] for name in ("top_k", "explore_weight")}
     rows = []
-    for result in store.records(specs):
+    for result in store.records(sweeps(hub, datasets, profile)):
         options = {"explore_weight": 0.0, **dict(result.spec.options)}
         others = all(options[name] == value for name, value in default.items() if name != option)
         if others and not (option == "top_k" and result.spec.method != "hub_pathway"):
