@@ -247,11 +247,21 @@ def test_a_picture_without_a_description_is_described_by_the_heading_above_it(tm
     assert alts == ["Figure: Digits, *small* hub", "Bars", "Loss over steps"]
 
 
-def test_parameter_cells_fold_their_input(tmp_path: Path) -> None:
+def test_a_page_folds_the_parameters_that_it_ran_with_and_leaves_out_the_defaults_that_it_did_not(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "parameters.ipynb"
-    path.write_text(_notebook(_code(tags=("parameters",)), _code(tags=("injected-parameters",)), _code()))
-    _, content = pages.notebook(path)
-    assert ["hide-input" in cell["metadata"].get("tags", []) for cell in content["cells"][1:]] == [True, True, False]
+    defaults = _code(tags=("parameters", "hide-input"))
+    for cells, expected in (
+        ([defaults, _code(tags=("injected-parameters",)), _code()], [["remove-input"], ["hide-input"], []]),
+        ([defaults, _code()], [["hide-input"], []]),
+    ):
+        path.write_text(_notebook(*cells))
+        shown = pages.notebook(path)[1]["cells"][1:]
+        found = [[tag for tag in cell["metadata"]["tags"] if tag.endswith("-input")] for cell in shown]
+        assert found == expected
+        prompts = [cell["metadata"].get("mystnb", {}).get("code_prompt_show") for cell in shown]
+        assert prompts == ["Show the parameters of this page" if tags == ["hide-input"] else None for tags in expected]
 
 
 # The table of contents

@@ -37,6 +37,7 @@ def notebook(path: Path) -> tuple[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZoolibError(f"{path}: not a notebook ({error}); execute it again") from None
     title, heading = "", ""
+    chosen = any("injected-parameters" in cell["metadata"].get("tags", []) for cell in cells)
     for cell in cells:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -49,8 +50,12 @@ def notebook(path: Path) -> tuple[str, dict[str, Any]]:
             raise ZoolibError(f"{path}: execution failed with {failed[0]['ename']}: {failed[0]['evalue']}")
         _undate(outputs)
         tags = cell["metadata"].setdefault("tags", [])
-        if {"parameters", "injected-parameters"} & set(tags) and "hide-input" not in tags:
-            tags.append("hide-input")
+        if "parameters" in tags and chosen:  # the values that it ran with stand in the next cell
+            tags[:] = [*(tag for tag in tags if tag != "hide-input"), "remove-input"]
+        elif {"parameters", "injected-parameters"} & set(tags):
+            tags += [] if "hide-input" in tags else ["hide-input"]
+            words = {f"code_prompt_{word.lower()}": f"{word} the parameters of this page" for word in ("Show", "Hide")}
+            cell["metadata"].setdefault("mystnb", {}).update(words)
         if any(
             "image/png" in output.get("data", {}) or "image/svg+xml" in output.get("data", {}) for output in outputs
         ):
