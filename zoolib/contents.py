@@ -18,12 +18,18 @@ from zoolib.spec import RunSpec
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
+_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel", "profile": "lab"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
     "lab": {"datasets": "cifar100,cars", "hub": "imagenet-lite"},
     "table-lab-table2": {"table": "table2_heterogeneous", "hub": "imagenet-lite", "datasets": "cifar100,cars"}
     | {"profile": "lab"},
+    "lab-mini-zoo": {key: value for key, value in _LAB.items() if key != "profile"},
+    "table-lab-table1": {"table": "table1_homogeneous", **_LAB},
+    "table-lab-table5": {"table": "table5_data_dependent", **_LAB},
+    "ablation-lab": _LAB,
+    "pathways-lab-mini-zoo": _LAB,
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
     "table-table5-mini-zoo": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_ZOO},
     "table-table2-mini-hub": {"table": "table2_heterogeneous", "datasets": ",".join(TARGETS), **_HUB},
