@@ -278,6 +278,15 @@ def test_reading_records_does_not_load_torch() -> None:
     assert loaded == "none"
 
 
+@pytest.mark.parametrize(
+    ("module", "slow"),
+    [("commands", ("torch", "pandas", "matplotlib", "scipy")), ("paper_tables", ("scipy.stats", "matplotlib"))],
+)
+def test_the_command_line_and_the_tables_load_fast(module: str, slow: tuple[str, ...]) -> None:
+    loaded = python(f"import sys, zoolib.{module}; print(*[name for name in {slow} if name in sys.modules])")
+    assert loaded == ""
+
+
 def test_torchvision_and_timm_load_only_in_the_functions_that_need_them() -> None:
     names = [f"zoolib.{name}" for name in MODULES if name and name not in {"__main__", *REPORTS}]
     heavy = "[name for name in ('torch', 'torchvision', 'timm') if name in sys.modules]"

@@ -14,7 +14,6 @@ import yaml
 from zoolib import games
 from zoolib.files import atomic
 from zoolib.grid import grid
-from zoolib.paper_tables import CONTENTS
 from zoolib.paths import build_dir, shared
 from zoolib.spec import RunSpec, ZoolibError, unknown
 
@@ -93,7 +92,11 @@ def _titled(key: str, value: Any) -> str:
     """What a heading calls a parameter's value."""
     if key == "game" and value in games.GAMES:
         return games.GAMES[value].title
-    return CONTENTS[value][1] if key == "table" and value in CONTENTS else str(value)
+    if key == "table":
+        from zoolib.paper_tables import CONTENTS  # loads pandas, which the command line can do without
+
+        return CONTENTS[value][1] if value in CONTENTS else str(value)
+    return str(value)
 
 
 def has_papermill() -> bool:

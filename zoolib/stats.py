@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats as distributions
+from scipy.special import stdtr, stdtrit  # scipy.stats would take two seconds to load, on every page
 
 LEVEL = 0.95  # of intervals; tests use 1 - LEVEL
 SEEDS = 3  # that two methods must share before one of them is called better
@@ -33,7 +33,7 @@ def summarise(values: Iterable[float], level: float = LEVEL) -> Summary:
     if len(array) == 1:
         return Summary(1, float(array[0]), np.nan, np.nan, np.nan)
     mean, std = float(array.mean()), float(array.std(ddof=1))
-    half = float(distributions.t.ppf((1 + level) / 2, len(array) - 1)) * std / np.sqrt(len(array))
+    half = float(stdtrit(len(array) - 1, (1 + level) / 2)) * std / np.sqrt(len(array))
     return Summary(len(array), mean, std, mean - half, mean + half)
 
 
@@ -58,7 +58,7 @@ def paired(a: pd.Series, b: pd.Series) -> Paired:
     if found.n < 2 or found.std <= 1e-12 * max(1.0, float(np.nanmax(np.abs([*a, *b])))):  # rounding alone
         p = np.nan
     else:
-        p = float(2 * distributions.t.sf(abs(found.mean) / (found.std / np.sqrt(found.n)), found.n - 1))
+        p = float(2 * stdtr(found.n - 1, -abs(found.mean) / (found.std / np.sqrt(found.n))))
     return Paired(found.n, found.mean, found.low, found.high, p)
 
 
