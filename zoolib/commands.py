@@ -151,11 +151,27 @@ def _threads() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Compute the runs that a notebook lacks, then execute it."""
+    chosen = notebooks.parameters(args.notebook, _own(_given(args.parameters)))
+    specs = notebooks.specs_of(args.notebook, chosen)
+    if specs:
+        _complete(specs)
+    if args.records_only or not notebooks.has_papermill():
+        from zoolib.results import ResultStore
+
+        if not args.records_only:
+            print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
+        print(f"{len(specs)} records below {ResultStore.default().write_root}")
+        return
+    output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
+    print(notebooks.execute(args.notebook, chosen, output))
+
+
+def _complete(specs: Sequence[RunSpec]) -> None:
+    """Compute what has no record; loads pandas, which a page that only reads records does without until its kernel."""
     from zoolib import experiment
     from zoolib.results import ResultStore
 
-    chosen = notebooks.parameters(args.notebook, _own(_given(args.parameters)))
-    specs, store = notebooks.specs_of(args.notebook, chosen), ResultStore.default()
+    store = ResultStore.default()
     todo = experiment.missing(specs, store)
     for name in {spec.dataset for spec in todo if spec.task == "cls"}:
         if manifests.dataset(name).source == "canonical":
@@ -164,13 +180,6 @@ def run(args: argparse.Namespace) -> None:
         _threads()
         print(f"{len(todo)} of {len(specs)} runs have no record yet; computing them", file=sys.stderr)
     experiment.complete(specs, store)
-    if args.records_only or not notebooks.has_papermill():
-        if not args.records_only:
-            print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
-        print(f"{len(specs)} records below {store.write_root}")
-        return
-    output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
-    print(notebooks.execute(args.notebook, chosen, output))
 
 
 def table(args: argparse.Namespace) -> None:
