@@ -114,6 +114,22 @@ def test_games_have_no_part_in_claims_about_images(store: ResultStore, tmp_path:
     assert [(v.verdict, v.effects.values) for v in claims.verdicts(both, "mini")] == before
 
 
+def test_claims_about_games_read_whole_runs_alone_and_compare_in_percent_of_a_human(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for name in games.TARGETS:
+        for profile in ("lab", "mini"):
+            for spec in grid("atari", name, games.HUB, "scratch,zoo_tuning", profile, 1):
+                store.save(synthetic.game_result(spec))  # 100 from scratch, 400 by Zoo-Tuning
+    query = {"metric": "score", "left": {"method": "zoo_tuning"}, "right": {"method": "scratch"}, "games": True}
+    found = queries.difference(Records(store, "lab"), **query)
+    spans = [games.GAMES[name].human - games.GAMES[name].random for name in games.TARGETS]
+    assert sorted(found.values) == pytest.approx(sorted(100 * 300 / span for span in spans))
+    verdict = {v.claim.id: v for v in claims.verdicts(store, "lab")}
+    assert len(verdict["atari-zoo-tuning-beats-scratch"].effects.values) == 3
+    assert verdict["atari-hub-pathway-beats-scratch"].verdict == NOT_RUN
+    assert queries.difference(Records(store, "mini"), **query).values == []  # 600 steps show that it runs
+
+
 def test_the_interval_is_students():
     values = [1.0, 2.0, 4.0, 4.5, 6.0]
     mean, low, high = claims.interval(values)

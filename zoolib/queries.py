@@ -3,7 +3,8 @@
 Seeds of one dataset and hub share their images and models, so they are one case, whose effect is their mean.
 A side of a comparison is `{method, member, options}`: `member` is "best" (highest mean test value of the metric, chosen
 against the claim), "mean" (over members) or "" for methods of the whole hub; `options` are those that differ from the
-profile's own. Hubs with random weights are left out unless a query says `random_hubs`.
+profile's own. Hubs with random weights are left out unless a query says `random_hubs`. A query that says `games` asks
+the runs of games instead, those of the papers' full length alone, and counts scores in percent of a human's.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from zoolib.data import manifests
 from zoolib.grid import usual_options
 from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
-from zoolib.spec import RunSpec
+from zoolib.spec import ControlSettings, RunSpec
 
 Side = Mapping[str, Any]
 Run = tuple[str, str, int]  # dataset, hub, seed
-HUB_FILTERS = ("homogeneous", "random_hubs")
+HUB_FILTERS = ("homogeneous", "random_hubs", "games")
 
 
 @dataclass
@@ -46,10 +47,15 @@ class Records:
 
     def __post_init__(self) -> None:
         found = self.store.records(profile=self.profile, standard=True)
-        self.all: list[Result] = [r for r in found if r.spec.task != games.TASK]  # the claims are about images
+        self.all: list[Result] = [r for r in found if r.spec.task != games.TASK]
+        self.games = [r for r in found if r.spec.task == games.TASK and r.spec.settings == ControlSettings()]
 
-    def of(self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False) -> list[Result]:
-        """The records of one side of a comparison, on hubs of the wanted kind."""
+    def of(
+        self, side: Side, homogeneous: bool | None = None, random_hubs: bool = False, games: bool = False
+    ) -> list[Result]:
+        """The records of one side of a comparison, on hubs of the wanted kind, or of games."""
+        if games:
+            return [result for result in self.games if result.spec.method == side["method"]]
         found = []
         for result in self.all:
             spec = result.spec
@@ -80,6 +86,8 @@ def _value(result: Result, metric: str) -> float | None:
 def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -> dict[Run, float]:
     """The value of a side for each dataset, hub and seed; members are reduced as the side says."""
     values = [(r.spec, _value(r, metric)) for r in records.of(side, **hubs)]
+    if hubs.get("games"):  # scores of different games have different scales
+        values = [(s, v if v is None else 100 * games.game(s.dataset).human_normalised(v)) for s, v in values]
     rows = [(*_run(spec), spec.member, value) for spec, value in values if value is not None]
     frame = pd.DataFrame(rows, columns=["dataset", "hub", "seed", "member", "value"])
     if side.get("member") == "best" and len(frame):
