@@ -13,7 +13,7 @@ from zoolib.data import manifests
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
 from zoolib.tables import NOT_RUN, plus_minus, title
-from zoolib.transferability import softmax_weights, weighted_kendall
+from zoolib.transferability import weighted_kendall
 
 FLOOR = "logme_floor"  # what LogME is for features that say nothing
 SCORES = {  # metric -> heading, digits
@@ -270,12 +270,6 @@ def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
             "seeds": str(len(value)) if len(value) else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-
-
-def teacher_weights(ranking: pd.DataFrame, names: Sequence[str], temperature: float = 0.1) -> dict[str, float]:
-    """softmax(LogME / temperature) over some members of a ranking."""
-    scores = ranking.set_index("member")["logme"]
-    return softmax_weights({name: float(scores[name]) for name in names}, temperature)
 
 
 # Label fractions ------------------------------------------------------------------------------------------------------

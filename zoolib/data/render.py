@@ -266,9 +266,3 @@ def _visible(keypoints: np.ndarray, mask: np.ndarray) -> np.ndarray:
             x, y = np.clip(place[..., 0] + dx, 0, size - 1), np.clip(place[..., 1] + dy, 0, size - 1)
             near |= mask[scene, y, x] == own
     return inside & near
-
-
-def polygon_area(points: np.ndarray) -> np.ndarray:
-    """The area of polygons with corners (..., C, 2)."""
-    x, y = points[..., 0], points[..., 1]
-    return np.abs((x * np.roll(y, -1, -1) - y * np.roll(x, -1, -1)).sum(-1)) / 2

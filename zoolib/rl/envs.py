@@ -105,7 +105,6 @@ class Atari:
         self._state_type = ale_py.ALEState
         self._actions = self._ale.getMinimalActionSet()
         self.num_actions = len(self._actions)
-        self.action_names = [action.name for action in self._actions]
         self.max_noops, self.max_frames, self.life_ends = max_noops, max_frames, life_ends
         self._rng = np.random.default_rng(seed)
         self.stack = np.zeros((HISTORY, FRAME, FRAME), np.uint8)
