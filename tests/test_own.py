@@ -182,6 +182,15 @@ def test_a_run_on_an_own_hub_is_computed_again_when_its_weights_or_its_yaml_chan
     assert experiment.missing([spec], store) == [spec]
 
 
+def test_two_ways_to_write_the_path_of_an_own_hub_are_one_hub(place: Path, monkeypatch: pytest.MonkeyPatch):
+    (place / "mine.yaml").write_text(HUB_YAML)
+    weights_of(place / "net.safetensors", 0)
+    monkeypatch.chdir(place)
+    ways = ("mine.yaml", "./mine.yaml", f"../{place.name}/../{place.name}/mine.yaml")
+    first, second, third = (grid("cls", "digits", way, "finetune", "smoke", 1)[0] for way in ways)
+    assert first == second and third.hub == f"../{place.name}/mine.yaml"
+
+
 def test_costs_measured_on_an_own_hub_stay_until_its_weights_change(place: Path):
     path = place / "mine.yaml"
     path.write_text(HUB_YAML)

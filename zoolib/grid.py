@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -178,6 +179,7 @@ def grid(
         )
     if dataset not in manifests.datasets() and data.name in manifests.own():
         dataset = data.name  # its YAML may move; its name does not
+    hub = os.path.normpath(hub)  # ./mine.yaml and mine.yaml are one
     known = {name for card in METHODS.values() for name in card.options}
     for name in options:
         if name not in known:
