@@ -18,7 +18,7 @@ from zoolib.spec import RunSpec
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
-_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel", "profile": "lab"}
+_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles", "profile": "lab"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
