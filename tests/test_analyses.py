@@ -8,7 +8,7 @@ import synthetic
 from zoolib import analyses, analysis_figures, paper_tables, reference
 from zoolib.grid import grid
 from zoolib.results import Result, ResultStore
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, split_names
 
 MEMBERS = ["rotation", "jigsaw", "corruption"]
 
@@ -195,4 +195,4 @@ def test_an_unknown_table_or_no_dataset_is_refused():
     with pytest.raises(ZoolibError, match="unknown published table"):
         paper_tables.specs_of("table9", "digits-zoo", ["digits"], "mini")
     with pytest.raises(ZoolibError, match="no dataset was named"):
-        paper_tables.specs_of("table4_ablation", "digits-zoo", paper_tables.split(" , "), "mini")
+        paper_tables.specs_of("table4_ablation", "digits-zoo", split_names(" , "), "mini")

@@ -17,7 +17,7 @@ from zoolib.palette import member_colours, method_colour, styled
 from zoolib.paths import packaged_weights
 from zoolib.results import RECOMPUTED, Result
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
-from zoolib.tables import NOT_RUN
+from zoolib.tables import NOT_RUN, plus_minus
 
 _DASHES: dict[str, object] = {"": "-", "seaquest": (0, (4, 1.5)), "riverraid": (0, (1, 1.2))}
 
@@ -85,7 +85,7 @@ def _row(game: games.Game, measured: Measured, planned: int, episodes: int, stam
     if not seeds:
         return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
     return {
-        "score": _spread(mean, std),
+        "score": plus_minus(mean, std),
         "± over": over,
         "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
         "seeds": "" if not planned else str(seeds) if seeds >= planned else f"{seeds} of {planned}",
@@ -110,11 +110,7 @@ def random_difference(frame: pd.DataFrame, game: str, method: str = "scratch") -
 def _words(measured: Measured) -> str:
     mean, std, over, seeds = measured
     over = f"{seeds} seeds" if over == "seeds" else over
-    return _spread(mean, std).replace(" ± ", "\u00a0±\u00a0") + (f" (over {over})" if over else "")
-
-
-def _spread(mean: float, std: float) -> str:
-    return f"{mean:,.1f}" + ("" if np.isnan(std) else f" ± {std:,.1f}")
+    return plus_minus(mean, std).replace(" ± ", "\u00a0±\u00a0") + (f" (over {over})" if over else "")
 
 
 def source_table() -> pd.DataFrame:

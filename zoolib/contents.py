@@ -14,7 +14,7 @@ from zoolib.grid import grid
 from zoolib.paths import CHECKOUT, results_dir
 from zoolib.plans import ANALYSES, CORE, GAMES_CORE, LANDMARK_HUB, RANKED, RESNET50, TARGETS, Plan, planned
 from zoolib.results import ResultStore
-from zoolib.spec import RunSpec
+from zoolib.spec import RunSpec, split_names
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
@@ -115,7 +115,7 @@ def shown(name: str, chosen: dict[str, str]) -> list[RunSpec] | None:
         tuned = [s for s in plans.tunings(profile_name) if s.dataset in datasets and s.hub == hub]
         return [spec for spec in tuned if spec.member == chosen["member"]]
     if name == "targets":
-        return [spec for part in chosen["profiles"].split(",") for spec in plans.targets(hub, part)]
+        return [spec for part in split_names(chosen["profiles"]) for spec in plans.targets(hub, part)]
     if name == "cost":
         return plans.costs(hub, profile_name)
     studies = {"ancestry": plans.ancestry, "routing": plans.routing, "rates": plans.rate_studies}
@@ -123,7 +123,7 @@ def shown(name: str, chosen: dict[str, str]) -> list[RunSpec] | None:
 
 
 def _datasets(chosen: dict[str, str]) -> list[str]:
-    return paper_tables.split(chosen.get("datasets", chosen.get("dataset", "")))
+    return split_names(chosen.get("datasets", chosen.get("dataset", "")))
 
 
 def committed_records(page: str, chosen: dict[str, str]) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -194,19 +195,25 @@ def _own_hub(spec: RunSpec) -> dict[str, str]:
     What a run of another hub by that name left behind, such as a checkpoint, goes. Raises ZoolibError where a member
     does not give the features that its YAML says.
     """
-    from zoolib.hub import build, check_features
-
     digest = manifests.hub_sha256(spec.hub)
     if digest is None:
         return {}
     note = work_dir(spec) / "hub.sha256"
     if note.parent.is_dir() and (not note.is_file() or note.read_text() != digest):
         shutil.rmtree(note.parent)
-    for member in manifests.hub(spec.hub).members:
-        check_features(build(member), member)
+    _check_features(spec.hub, digest)
     with atomic(note) as file:
         file.write(digest.encode())
     return {"hub_sha256": digest}
+
+
+@functools.cache
+def _check_features(hub: str, digest: str) -> None:
+    """Build and try every member, once a process and state of the hub: `digest` is there for the cache."""
+    from zoolib.hub import build, check_features
+
+    for member in manifests.hub(hub).members:
+        check_features(build(member), member)
 
 
 def _data_sha256(spec: RunSpec) -> Any:

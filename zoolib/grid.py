@@ -15,7 +15,7 @@ from zoolib.data import manifests
 from zoolib.data.schema import HubManifest
 from zoolib.methods import METHODS, SETS, MethodCard, method
 from zoolib.profiles import Profile, profile
-from zoolib.spec import RunSpec, ZoolibError, unknown
+from zoolib.spec import RunSpec, ZoolibError, split_names, unknown
 
 TASKS = ("cls", "landmarks")
 
@@ -130,7 +130,7 @@ def _fix(name: str, value: Any, task: str, members: Sequence[str]) -> str:
     if names:
         return "" if value in names else " or ".join(names)
     if name == "teachers":
-        asked = [part.strip() for part in str(value).split(",") if part.strip()]
+        asked = split_names(str(value))
         if len(asked) == 1 and asked[0].isdigit():
             fits = 1 <= int(asked[0]) <= len(members)
         else:

@@ -222,9 +222,8 @@ def load_backbone(network: nn.Module, state: StateDict, prefix: str, where: str)
     if missing or unused:
         what = f"{len(missing)} tensors are missing, such as {prefix}{missing[0]}" if missing else ""
         rest = f"{len(unused)} have no place, such as {prefix}{unused[0]}" if unused else ""
-        hint = (
-            f"; if it is the same, set the member's prefix to {wrapped!r}" if (wrapped := _wrapping(own, state)) else ""
-        )
+        prefixed = _wrapping(own, state)
+        hint = f"; if it is the same, set the member's prefix to {prefixed!r}" if prefixed else ""
         raise ZoolibError(f"{where}: checkpoint of another architecture: {'; '.join(filter(None, (what, rest)))}{hint}")
     for key, value in given.items():
         if own[key].shape != value.shape:

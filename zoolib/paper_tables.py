@@ -26,11 +26,6 @@ NOT_RANKED = ("oracle",)  # reads the labels
 _METRIC = "top1_accuracy"
 
 
-def split(names: str) -> list[str]:
-    """Dataset names of a comma-separated parameter."""
-    return [name.strip() for name in names.split(",") if name.strip()]
-
-
 def specs_of(table: str, hub: str, datasets: Sequence[str], profile: str, seeds: int = 0) -> dict[str, list[RunSpec]]:
     """The runs that fill a published table, by dataset. Raises ZoolibError for an unknown table or name."""
     if table not in CONTENTS:

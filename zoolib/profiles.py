@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from zoolib import rates
-from zoolib.spec import RunSpec, Settings, ZoolibError, unknown
+from zoolib.spec import RunSpec, Settings, ZoolibError, split_names, unknown
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def profile(name: str) -> Profile:
 
 def named(names: str) -> list[str]:
     """Profiles of a comma-separated parameter. Raises ZoolibError for none and for an unknown one."""
-    found = [name.strip() for name in names.split(",") if name.strip()]
+    found = split_names(names)
     if not found:
         raise ZoolibError(f"no profile was named; use some of: {', '.join(PROFILES)}")
     for name in found:

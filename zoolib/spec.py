@@ -24,6 +24,11 @@ class ZoolibError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def split_names(names: str) -> list[str]:
+    """The names of a comma-separated parameter."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
 _LISTED = 100  # names that an error may list
 
 

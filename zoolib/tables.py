@@ -205,7 +205,7 @@ def beside_published(comparison: pd.DataFrame, published: pd.DataFrame, here: st
 
 def plus_minus(value: float, std: float, digits: int = 1) -> str:
     """`mean ± standard deviation`; the mean alone where there is no spread (one seed)."""
-    return f"{value:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+    return f"{value:,.{digits}f}" + ("" if pd.isna(std) else f" ± {std:,.{digits}f}")
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -14,6 +14,7 @@ from zoolib.hub import HubModel
 from zoolib.method import Output
 from zoolib.methods.guided import Guided
 from zoolib.recipe import Context, Outcome
+from zoolib.spec import split_names
 from zoolib.tasks import Task
 from zoolib.transferability import LogME, logme, softmax_weights
 
@@ -86,7 +87,7 @@ def choose_teachers(asked: str, ranked: dict[str, LogME]) -> list[str]:
     Raises ZoolibError for a number outside 1..m, an unknown name, or a name given twice.
     """
     check_option("teachers", asked, "cls", list(ranked))
-    names = [name.strip() for name in asked.split(",") if name.strip()]
+    names = split_names(asked)
     if len(names) == 1 and names[0].isdigit():
         return sorted(ranked, key=lambda name: -ranked[name].score)[: int(names[0])]
     return names
