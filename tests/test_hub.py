@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from zoolib import hub as hubs
+from zoolib.checkpoints import last_linear, load_backbone, load_in_order, read_weights
 from zoolib.data import manifests
-from zoolib.hub import Hub, build, load_backbone, load_in_order, read_weights
+from zoolib.hub import Hub, build
 from zoolib.nets import resnet9, tiny_resnet
 from zoolib.spec import ZoolibError
 
@@ -162,7 +163,7 @@ def test_an_unknown_architecture_is_refused(name):
 
 
 def test_the_head_of_torchvision_and_timm_models_is_found():
-    parent, attribute = hubs.last_linear(hubs.architecture("torchvision:mobilenet_v3_small"))
+    parent, attribute = last_linear(hubs.architecture("torchvision:mobilenet_v3_small"))
     assert getattr(parent, attribute).out_features == 1000
 
 

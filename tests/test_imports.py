@@ -35,6 +35,7 @@ LAYERS = (
     ("pretraining.dense", "pretraining.scenes"),
     ("pretraining.scores",),
     ("hub", "data.loaders", "data.own", "tasks", "plans"),
+    ("checkpoints",),
     (
         "method",
         "losses",

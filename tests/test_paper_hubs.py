@@ -11,9 +11,10 @@ from torch import nn
 
 from benchmarks import checkpoints
 from zoolib import hub as hubs
+from zoolib.checkpoints import load_backbone, read_weights
 from zoolib.data import manifests
 from zoolib.data.schema import MemberManifest
-from zoolib.hub import Hub, build, load_backbone, read_weights
+from zoolib.hub import Hub, build
 from zoolib.reference import is_papers_hub
 from zoolib.spec import ZoolibError
 

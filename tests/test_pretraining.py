@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from zoolib import galleries
+from zoolib.checkpoints import read_weights
 from zoolib.data import embedded, loaders, manifests, render
 from zoolib.data.schema import MemberManifest
-from zoolib.hub import Hub, HubModel, read_weights
+from zoolib.hub import Hub, HubModel
 from zoolib.nets import NETS
 from zoolib.paths import packaged_weights
 from zoolib.pretraining import digits, moco, require, scenes, scores

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoolib.checkpoints import weights_file
 from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.data.manifests import file_sha256
 from zoolib.data.schema import MemberManifest
 from zoolib.files import atomic
-from zoolib.hub import split, weights_file
+from zoolib.hub import split
 from zoolib.paths import build_dir
 from zoolib.spec import Settings
 from zoolib.train import Machine

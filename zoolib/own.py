@@ -19,10 +19,11 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from zoolib import recipe, runtime
+from zoolib.checkpoints import last_linear
 from zoolib.data import embedded, loaders
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
-from zoolib.hub import HubModel, architecture, build, last_linear
+from zoolib.hub import HubModel, architecture, build
 from zoolib.layers.pathway import PathwayGenerator, top_k_mask
 from zoolib.method import Method
 from zoolib.methods.hubpathway import HubPathway

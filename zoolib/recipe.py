@@ -16,10 +16,11 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from zoolib.checkpoints import StateDict
 from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
-from zoolib.hub import Hub, HubModel, StateDict
+from zoolib.hub import Hub, HubModel
 from zoolib.method import Method
 from zoolib.runtime import code_fingerprint, peak_memory_mb
 from zoolib.spec import RunSpec, Settings, ZoolibError

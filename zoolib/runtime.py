@@ -34,6 +34,7 @@ _NUMERIC = (
     "data/landmarks.py",
     "data/portraits.py",
     "hub.py",
+    "checkpoints.py",
     "nets.py",
     "families.py",
     "tasks.py",

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from zoolib.hub import HubModel, StateDict
+from zoolib.checkpoints import StateDict
+from zoolib.hub import HubModel
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome, cost_of, load_weights, save_weights, score
 from zoolib.runtime import code_fingerprint, seed_everything

@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import save
 
 from zoolib import runtime
+from zoolib.checkpoints import load_in_order, read_weights
 from zoolib.data.manifests import hub as hub_manifest
 from zoolib.files import atomic
-from zoolib.hub import build, load_in_order, read_weights
+from zoolib.hub import build
 from zoolib.paths import build_dir, made_weights, packaged_weights
 from zoolib.pretraining.recipes import RECIPES
 from zoolib.spec import Settings, ZoolibError, unknown
