@@ -15,7 +15,15 @@ BATCHES = plan.batches(SPECS)
 BATCH = {spec.run_id: name for name, specs in BATCHES.items() for spec in specs}
 PAGES = contents.pages(PROFILE)
 SHARED = [*Path("zoolib/static").iterdir(), *Path("data_manifests").rglob("*.yaml"), *Path("reference").iterdir()]
+SOURCES = [*SHARED, *Path("zoolib").rglob("*.py"), Path("_config.yml"), *Path("results").rglob("*.json"), *Path("book").rglob("*")]
 HTML = f"{BUILD}/book-out/_build/html/index.html"
+
+
+def behind(name, files):
+    """One input in the place of many: Snakemake looks at each input of every waiting job many times a minute."""
+    path = build_dir() / "inputs" / name
+    plan.write_changed(path, plan.listing(files))
+    return str(path)
 
 
 def done(specs):
@@ -34,7 +42,7 @@ def data_files(spec):
 def inputs(wildcards):
     specs = BATCHES[wildcards.batch]
     before = [other for spec in specs for other in needed(spec) if BATCH[other.run_id] != wildcards.batch]
-    return [f"{BUILD}/code", *map(plan.spec_file, specs), *(path for spec in specs for path in data_files(spec)), *done(before)]
+    return [f"{BUILD}/code", *(path for spec in specs for path in data_files(spec)), *done(before)]
 
 
 def page_inputs(wildcards):
@@ -51,8 +59,8 @@ def page_inputs(wildcards):
     if name == "atari":  # short runs beside the committed long ones
         here = [spec for spec in SPECS if (spec.dataset, spec.hub) == (chosen["game"], games.HUB)]
     committed = contents.committed_records(wildcards.page, chosen)
-    sources = [f"notebooks/{name}.ipynb", "zoolib/notebooks.py", *contents.modules(name)]
-    return [*sources, *SHARED, *committed, *done(here)]
+    sources = [Path(f"notebooks/{name}.ipynb"), Path("zoolib/notebooks.py"), *contents.modules(name)]
+    return [behind(wildcards.page, [*sources, *SHARED, *committed]), *done(here)]
 
 
 def parameters(wildcards):
@@ -95,7 +103,7 @@ rule notebook:
 rule html:
     input:
         notebooks=[f"{BUILD}/notebooks/{page}.ipynb" for page in PAGES],
-        sources=[*SHARED, *Path("zoolib").rglob("*.py"), "_config.yml", *map(str, Path("results").rglob("*.json")), *(path for path in Path("book").rglob("*") if path.is_file())],
+        sources=behind("html", [path for path in SOURCES if path.is_file()]),
     output: HTML
     params:
         log=f"{BUILD}/logs/html.log",

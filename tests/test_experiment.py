@@ -262,6 +262,20 @@ def test_the_plan_is_rewritten_only_where_it_changes():
     assert times == {spec.run_id: workflow.spec_file(spec).stat().st_mtime_ns for spec in first}
 
 
+def test_the_list_behind_a_job_changes_with_the_content_of_its_files_and_not_with_their_times(tmp_path):
+    """hashlib's sum of "a" is the published test vector of FIPS 180."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_text("a")
+    two.write_text("b")
+    before = workflow.listing([one, two])
+    assert before.splitlines()[0].startswith("ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb  ")
+    assert workflow.listing([two, one, two]) == before != workflow.listing([one])
+    os.utime(one, (1, 1))
+    assert workflow.listing([one, two]) == before
+    two.write_text("c")
+    assert workflow.listing([one, two]) != before
+
+
 def test_short_runs_share_a_process_by_dataset_hub_and_seed_and_long_ones_do_not():
     short = workflow.batches(planned("mini"))
     assert sum(map(len, short.values())) == len(planned("mini"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
 import re
@@ -9,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +33,18 @@ def write_changed(path: Path, text: str) -> None:
     if not path.is_file() or path.read_text() != text:
         with atomic(path) as file:
             file.write(text.encode())
+
+
+@functools.cache
+def _sha256(path: Path, written: int) -> str:
+    """Of a file as it was written at a time, in nanoseconds: the pages of a book share most of their files."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def listing(files: Iterable[Path]) -> str:
+    """A line for each file, with its checksum and path: the text changes when a file does, comes or goes."""
+    named = {os.path.relpath(path, CHECKOUT): path for path in files}
+    return "".join(f"{_sha256(named[name], named[name].stat().st_mtime_ns)}  {name}\n" for name in sorted(named))
 
 
 def spec_file(spec: RunSpec) -> Path:
@@ -98,6 +112,8 @@ def _run(target: str, profile_name: str, cores: int) -> None:
     cores = cores or os.cpu_count() or 1
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(CHECKOUT / "Snakefile"), "--cores", str(cores)]
     command += ["--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "--directory", str(CHECKOUT)]
+    # Snakemake looks for work anew after this time, once more for every job that has ended: each second is too often.
+    command += ["--max-jobs-per-timespan", "1000/5s"]
     longest = max(batches(specs).items(), key=lambda item: sum(map(steps, item[1])), default=("", []))[0]
     command += ["--prioritize", str(stamp(longest))] if longest else []  # alone at the end it would leave cores idle
     command += ["--config", f"profile={profile_name}", f"which={which}", "--", target]
