@@ -54,6 +54,7 @@ LAYERS = (
     (
         "evidence",
         "layers.adaagg",
+        "layers.depthwise",
         "nets",
         "nme",
         "data.embedded",

@@ -13,6 +13,7 @@ from zoolib import runtime
 from zoolib.checkpoints import check_sum, last_linear, load, read_weights, weights_file
 from zoolib.data.manifests import hub as hub_manifest
 from zoolib.data.schema import HubManifest, MemberManifest
+from zoolib.layers.depthwise import quicken
 from zoolib.nets import NETS
 from zoolib.spec import ZoolibError, unknown
 
@@ -66,7 +67,7 @@ class HubModel(nn.Module):
         self.num_features = member.num_features
         self.spatial = spatial
         self.fixed_size = member.input_size if member.fixed_input else 0
-        self.backbone = backbone
+        self.backbone = quicken(backbone)
         self.register_buffer("mean", torch.tensor(member.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(member.std).view(1, 3, 1, 1), persistent=False)
         if spatial:  # the map before the pooling may have other channels than what comes after it

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoolib.layers.adaagg import AdaAggConv2d
+from zoolib.layers.depthwise import DepthwiseConv2d
 from zoolib.spec import ZoolibError, unknown
 
 ALIGNMENTS = ("authors", "all", "none")
@@ -110,7 +111,7 @@ def _check_convolutions(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
-        if type(module) is not nn.Conv2d and type(module).__name__ not in _TF_SAME:
+        if type(module) not in (nn.Conv2d, DepthwiseConv2d) and type(module).__name__ not in _TF_SAME:
             raise ArchitectureError(f"{type(module).__name__} at {name!r} is not supported; use torch.nn.Conv2d")
         if module.padding_mode != "zeros":
             raise ArchitectureError(f"padding_mode {module.padding_mode!r} at {name!r} is not supported; use 'zeros'")
