@@ -26,6 +26,7 @@ CASES = {
     "3x3 uneven": ((4, 6), 3, {"padding": (0, 2), "stride": (2, 1)}),
     "3x3 grouped": ((4, 6), 3, {"padding": 1, "groups": 2}),
     "3x3 depthwise": ((4, 4), 3, {"padding": 1, "groups": 4, "stride": 2}),
+    "5x5 depthwise": ((4, 4), 5, {"padding": 2, "groups": 4}),
     "5x5": ((3, 4), 5, {"padding": 2, "stride": 5}),
     "5x5 valid": ((3, 4), 5, {"padding": "valid"}),
     "3x3 same": ((3, 4), 3, {"padding": "same", "stride": 2}),

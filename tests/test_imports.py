@@ -54,7 +54,6 @@ LAYERS = (
     (
         "evidence",
         "layers.adaagg",
-        "layers.depthwise",
         "nets",
         "nme",
         "data.embedded",
@@ -67,7 +66,7 @@ LAYERS = (
         "rl.replay",
         "reference",
     ),
-    ("data.formats.faces",),
+    ("layers.depthwise", "data.formats.faces"),
     ("data.formats.*",),
     ("data.formats.archives",),
     ("data.formats",),

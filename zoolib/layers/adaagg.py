@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoolib.layers.depthwise import conv2d
 from zoolib.spec import unknown
 
 STRATEGIES = ("auto", "grouped", "unfold", "matmul", "stacked")
@@ -181,7 +182,7 @@ class AdaAggConv2d(nn.Module):
         kernel = self._cached(lambda: self._mixed(gates), gates_fixed=True)  # (O, K)
         bias = None if self.bias is None else gates.to(self.bias.dtype) @ self.bias  # (O,)
         x, padding = self._pad(x)
-        return F.conv2d(x, kernel.view(self._kernel_shape), bias, self.stride, padding, self.dilation, self.groups)
+        return conv2d(x, kernel.view(self._kernel_shape), bias, self.stride, padding, self.dilation, self.groups)
 
     # Gates of the lite layer ------------------------------------------------------------------------------------------
 
@@ -301,7 +302,7 @@ class AdaAggConv2d(nn.Module):
             weight = mixed.view(batch * self.out_channels, *self._kernel_shape[1:])
             folded = x.reshape(1, batch * self.in_channels, *x.shape[2:])
             flat_bias = None if bias is None else bias.flatten()
-            y = F.conv2d(folded, weight, flat_bias, self.stride, padding, self.dilation, batch * self.groups)
+            y = conv2d(folded, weight, flat_bias, self.stride, padding, self.dilation, batch * self.groups)
             return y.reshape(batch, self.out_channels, height, width)
         if strategy == "matmul":
             x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x

@@ -70,6 +70,26 @@ class _Depthwise(torch.autograd.Function):
         return for_x, for_weight, for_bias, None, None, None
 
 
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    """As torch.nn.functional.conv2d, (B, I, H, W) -> (B, O, h, w), with the fast gradient where it applies."""
+    if groups == x.shape[1] == len(weight) and _slow(x, weight, stride, padding, dilation):
+        y: Tensor = _Depthwise.apply(x, weight, bias, stride, padding, dilation)
+        return y
+    return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+
+
+def _slow(x: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> bool:
+    """Whether a gradient is wanted that oneDNN has no fast way to."""
+    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not weight.requires_grad:
+        return False
+    kernel = weight.shape[2:]
+    sides = zip(x.shape[2:], padding, kernel, dilation, stride, strict=True)
+    outs = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, k, d, s in sides]
+    return torch.is_grad_enabled() and any(out < k for out, k in zip(outs, kernel, strict=True))
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise torch.nn.Conv2d that differs in the speed of its gradient alone.
 
@@ -101,18 +121,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, h, w)."""
-        if not self._slow(x):
-            return super().forward(x)
-        y: Tensor = _Depthwise.apply(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
-        return y
-
-    def _slow(self, x: Tensor) -> bool:
-        """Whether a gradient is wanted that oneDNN has no fast way to."""
-        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or not self.weight.requires_grad:
-            return False
-        sides = zip(x.shape[2:], self.padding, self.kernel_size, self.dilation, self.stride, strict=True)
-        outs = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, p, k, d, s in sides]
-        return torch.is_grad_enabled() and any(out < k for out, k in zip(outs, self.kernel_size, strict=True))
+        return conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def is_depthwise(module: nn.Module) -> bool:
