@@ -18,7 +18,7 @@ from zoolib.spec import RunSpec, split_names
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
-_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles", "profile": "lab"}
+_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles,textures", "profile": "lab"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
@@ -28,6 +28,12 @@ COMMITTED_PAGES = {
     "lab-mini-zoo": {key: value for key, value in _LAB.items() if key != "profile"},
     "table-lab-table1": {"table": "table1_homogeneous", **_LAB},
     "table-lab-table5": {"table": "table5_data_dependent", **_LAB},
+    "table-lab-table2-mini-hub": {
+        "table": "table2_heterogeneous",
+        "hub": "mini-hub",
+        "datasets": "cifar100-novel,tiles",
+    }
+    | {"profile": "lab"},
     "ablation-lab": _LAB,
     "pathways-lab-mini-zoo": _LAB,
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
