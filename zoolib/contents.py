@@ -32,8 +32,8 @@ COMMITTED_PAGES = {
         "table": "table2_heterogeneous",
         "hub": "mini-hub",
         "datasets": "cifar100-novel,tiles",
-    }
-    | {"profile": "lab"},
+        "profile": "lab",
+    },
     "ablation-lab": _LAB,
     "pathways-lab-mini-zoo": _LAB,
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
