@@ -275,6 +275,14 @@ def test_the_landmark_notebook_without_computing_shows_what_there_is(execute: Ex
     assert "| Hub-Pathway | not run |  | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")
 
 
+def test_papermill_is_loaded_without_the_slow_check_of_iris_which_stays_importable():
+    code = "from zoolib.notebooks import has_papermill; import sys; has = has_papermill()\n"
+    code += "print(has, 'papermill' in sys.modules, 'rfc3987_syntax' in sys.modules)\n"
+    code += "import rfc3987_syntax; print(rfc3987_syntax.is_valid_syntax_iri('http://a/b'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "False", "True"]
+
+
 def test_a_wrong_value_stops_the_notebook_with_one_line(tmp_path: Path):
     out = tmp_path / "out.ipynb"
     source = CHECKOUT / "notebooks/cls.ipynb"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import json
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -99,10 +102,33 @@ def _titled(key: str, value: Any) -> str:
     return str(value)
 
 
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """Importing a module that nobody has imported yet fails inside, as if it were not installed."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+def _papermill() -> ModuleType:
+    # Below papermill, jsonschema takes up a check of IRIs where there is one. The check's module needs two seconds to
+    # build its parser, most of the time in which papermill is imported, and no notebook has an IRI to be checked.
+    with _hidden("rfc3987_syntax"):
+        import papermill
+
+    module: ModuleType = papermill
+    return module
+
+
 def has_papermill() -> bool:
     """Whether the packages that execute notebooks are installed; a bare GPU node has none of them."""
     try:
-        import papermill  # noqa: F401
+        _papermill()
     except ImportError:
         return False
     return True
@@ -124,8 +150,7 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
     Raises ZoolibError with the failing cell's last line; the failed notebook stays beside `output`, named
     .failed.ipynb.
     """
-    import papermill
-
+    papermill = _papermill()
     source = json.dumps(_headed(json.loads(available()[name].read_text()), chosen))
     output.parent.mkdir(parents=True, exist_ok=True)
     filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
