@@ -188,6 +188,17 @@ def test_a_file_that_changed_after_the_fetch_does_not_verify(server: Files, tmp_
         fetch.verify(manifest)
 
 
+def test_files_of_unknown_origin_are_compared_with_the_manifest_by_their_numbers_of_rows(
+    server: Files, tmp_path: Path
+) -> None:
+    manifest = tiny(server, tmp_path)
+    folder = fetch.fetch(manifest)
+    (folder / "source.json").unlink()
+    assert "30 train and 10 test rows; files of unknown origin" in fetch.verify(manifest)
+    pq.write_table(pq.read_table(folder / "test.parquet").slice(1), folder / "test.parquet")
+    assert "9 test rows, where the manifest has 30 and 10; files of unknown origin" in fetch.verify(manifest)
+
+
 def test_files_put_there_by_hand_are_verified_and_used(tmp_path: Path) -> None:
     manifest, place = tiny(None, tmp_path), tmp_path / "data/originals/eurosat"
     with pytest.raises(ZoolibError) as error:
