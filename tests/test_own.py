@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,7 +20,7 @@ from zoolib.data import manifests
 from zoolib.data.manifests import hub
 from zoolib.data.own import ensure
 from zoolib.grid import grid
-from zoolib.hub import HubModel, build, check_features
+from zoolib.hub import HubModel, build, check_features, split
 from zoolib.methods.single import Single
 from zoolib.nets import NETS
 from zoolib.results import ResultStore
@@ -55,6 +56,24 @@ def test_a_folder_is_split_within_each_class_by_content_alone(photos: Path):
     assert data.test.pixels.shape == (9, 32, 32, 3)
     assert data.sha256 == own.folder(photos, SETTINGS).sha256
     assert not set(data.rows["train"]) & set(data.rows["val"])
+
+
+def test_a_folder_keeps_copies_together_and_two_images_of_a_class_to_train_on(photos: Path, tmp_path: Path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for number, file in enumerate(sorted((tmp_path / "photos/dark").iterdir())):
+        shutil.copy(file, file.with_name(f"copy{number}.png"))
+    data = own.folder(tmp_path / "photos", SETTINGS)
+    shown = {"test": data.test.pixels} | {name: data.train.pixels[data.rows[name]] for name in ("train", "val")}
+    contents = [{image.tobytes() for image in images} for images in shown.values()]
+    assert sum(map(len, contents)) == len(set.union(*contents)) == 36, "no image is in two parts"
+    assert np.bincount(data.test.labels).tolist() == [3, 6, 3]
+    most = own.folder(photos, SETTINGS, test_share=0.99)
+    assert np.bincount(most.train.labels).tolist() == [2, 2, 2] and np.bincount(most.test.labels).tolist() == [10] * 3
+
+
+def test_a_hub_takes_a_name_with_its_tag(monkeypatch: pytest.MonkeyPatch):
+    (member,) = own.hub(["resnet10t.c3_in1k"], weights="random").members
+    assert member.name == "resnet10t_c3_in1k" and own.models(own.hub([member.title], "random"))[0].name == member.name
 
 
 def test_a_hub_takes_features_and_normalisation_from_timm():
@@ -113,6 +132,12 @@ def test_what_is_wrong_is_said_in_one_line(photos: Path, tmp_path: Path):
     for share in (0, 1, -1, 2):
         with pytest.raises(ZoolibError, match="use a share between 0 and 1"):
             own.folder(photos, SETTINGS, test_share=share)
+    for weights, message in (
+        ("weights.pth", r"resnet10t: weights is 'weights.pth'; weights are timm, package:MODULE, file:PATH or random"),
+        ({"resnet10": "random"}, r"unknown model with weights 'resnet10' \(did you mean 'resnet10t'"),
+    ):
+        with pytest.raises(ZoolibError, match=message):
+            own.hub(["resnet10t"], weights)
     for names in ("resnet18", [], ["resnet10t", "resnet10t"]):
         with pytest.raises(ZoolibError, match="pass a list of different timm models"):
             own.hub(names)
@@ -224,6 +249,53 @@ def test_verifying_an_own_hub_compares_its_features_and_image_size_with_its_yaml
     picky = HubModel(member, torch.nn.Unflatten(1, (2, 2)))
     with pytest.raises(ZoolibError, match=r"does not take images of 64 pixels .*; say fixed_input: true"):
         check_features(picky, member)
+
+
+def test_a_hub_of_the_project_with_weights_of_yours_is_held_to_them_too(place: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = place / "data_manifests/hubs"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(HUB_YAML)
+    weights_of(folder / "net.safetensors", 0)  # beside the YAML
+    monkeypatch.setattr(manifests, "shared", lambda _: place / "data_manifests")
+    manifests.hubs.cache_clear()
+    try:
+        first = manifests.hub_sha256("mine")
+        assert hub("mine").members[0].own_file == folder / "net.safetensors"
+        weights_of(folder / "net.safetensors", 1)
+        assert first and manifests.hub_sha256("mine") not in (None, first)
+    finally:
+        manifests.hubs.cache_clear()
+    monkeypatch.undo()
+    assert manifests.hub_sha256("mini-zoo") is None
+
+
+def test_a_checkpoint_with_a_head_of_its_own_is_ranked_without_its_head(place: Path):
+    network = torchvision.models.resnet18(num_classes=7)
+    torch.save(network.state_dict(), place / "birds.pth")
+    path = place / "mine.yaml"
+    path.write_text(
+        HUB_YAML.replace("zoolib:tiny_resnet", "torchvision:resnet18").replace("net.safetensors", "birds.pth")
+        .replace("num_features: 64", "num_features: 512")
+    )  # fmt: skip
+    (member,) = hub(str(path)).members
+    backbone, head = split(member)
+    x = torch.rand(2, 3, 32, 32)
+    network.fc = torch.nn.Identity()
+    assert head is None and torch.equal(backbone.eval()(x), network.eval()((x - 0.5) / 0.5))
+    wrong = member.model_copy(update={"architecture": "torchvision:resnet34"})
+    with pytest.raises(ZoolibError, match="checkpoint of another architecture"):
+        split(wrong)
+
+
+def test_a_run_is_computed_again_when_its_images_may_no_longer_be_mirrored(photos: Path, place: Path):
+    (place / "garden.yaml").write_text(f"name: garden\npath: {photos}\nlicence: mine\n")
+    store = ResultStore.default()
+    assert main(["import", str(place / "garden.yaml")]) == 0
+    (spec,) = grid("cls", "garden", "digits-zoo", "scratch", "smoke", 1)
+    experiment.run(spec, store)
+    assert experiment.missing([spec], store) == []
+    assert main(["import", str(place / "garden.yaml"), "--no-flip"]) == 0
+    assert experiment.missing([spec], store) == [spec]
 
 
 @pytest.mark.parametrize("said", ["", "flip: true\n"])

@@ -166,10 +166,16 @@ def check_features(model: HubModel, member: MemberManifest, size: int = 64) -> N
 
 
 def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
-    """A pretrained member as its backbone, which returns features, and its source head, None where it has none."""
+    """A pretrained member as its backbone, which returns features, and its source head, None where it has none.
+
+    None as well where the file has another head than the architecture, or none: that of a checkpoint of your own.
+    """
     if not member.source_head:
         return build(member), None
-    model = build(member, keep_head=True)
+    try:
+        model = build(member, keep_head=True)
+    except ZoolibError:
+        return build(member), None  # what is wrong with more than the head is said here
     parent, attribute = last_linear(model.backbone)
     head = getattr(parent, attribute)
     setattr(parent, attribute, nn.Identity())

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from zoolib import recipe, runtime
@@ -28,7 +29,7 @@ from zoolib.layers.pathway import PathwayGenerator, top_k_mask
 from zoolib.method import Method
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.methods.single import Single
-from zoolib.spec import Settings, ZoolibError
+from zoolib.spec import Settings, ZoolibError, unknown
 from zoolib.tasks import Classification
 from zoolib.train import Machine, fit
 
@@ -45,6 +46,9 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
     """
     if isinstance(names, str) or not names or len({*names}) < len(names):
         raise ZoolibError(f"names are {names!r}; pass a list of different timm models, such as ['resnet18']")
+    for name in () if isinstance(weights, str) else weights:
+        if name not in names:
+            raise unknown("model with weights", name, names)
     members = []
     for name in names:
         network = architecture(f"timm:{name}")
@@ -52,7 +56,7 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
         parent, attribute = last_linear(network)
         config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
         members.append(
-            MemberManifest(
+            _member(
                 name=name.replace(".", "_").lower(), title=name, architecture=f"timm:{name}",
                 weights="random" if source == "timm" else source, pretraining="timm" if source == "timm" else source,
                 num_features=getattr(parent, attribute).in_features, mean=config["mean"], std=config["std"],
@@ -62,6 +66,19 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
         )  # fmt: skip
     same = len({member.architecture for member in members}) == 1
     return HubManifest(name="own-hub", title="Your hub", description="from Python", homogeneous=same, members=members)
+
+
+def _member(**fields: Any) -> MemberManifest:
+    try:
+        return MemberManifest(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ZoolibError(
+            f"{fields['title']}: {field} is {fields[field]!r}; weights are timm, package:MODULE, file:PATH or random"
+            if field == "weights"
+            else f"{fields['title']}: {field}: {first['msg']}"
+        ) from None
 
 
 def models(own: HubManifest) -> list[HubModel]:
@@ -85,8 +102,9 @@ def _timm(member: MemberManifest) -> HubModel:
 def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 0.25) -> Dataset:
     """A folder of class folders of images as a dataset, split into train, val and test within each class.
 
-    The split depends on the files' contents alone, so that adding files moves no other one. Raises ZoolibError for
-    fewer than two classes, a class of fewer than four images, or a file that is no image.
+    The split depends on the files' contents alone, not on their names or order, and copies of a file stay in one part.
+    Raises ZoolibError for fewer than two classes, a class of fewer than four different images, or a file that is no
+    image.
     """
     if not Path(path).is_dir():
         raise ZoolibError(f"{path} is no folder; pass one that holds a folder of images for each class")
@@ -97,16 +115,22 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         raise ZoolibError(
             f"{path} holds {len(classes)} folders; make one folder of images for each of two or more classes"
         )
-    parts: dict[str, tuple[list[np.ndarray], list[int]]] = {"train": ([], []), "test": ([], [])}
+    parts: dict[str, tuple[list[np.ndarray], list[int], list[str]]] = {"train": ([], [], []), "test": ([], [], [])}
     for label, name in enumerate(classes):
-        files = [file for file in (Path(path) / name).iterdir() if file.suffix.lower() in _SUFFIXES]
-        if len(files) < 4:
-            raise ZoolibError(f"{Path(path) / name} holds {len(files)} images; a class needs at least four")
-        files.sort(key=lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
-        held = max(1, round(test_share * len(files)))
-        for split, chosen in (("test", files[:held]), ("train", files[held:])):
-            parts[split][0].extend(read_image(file, settings.decode_size) for file in chosen)
-            parts[split][1].extend([label] * len(chosen))
+        digests = {
+            file: hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in (Path(path) / name).iterdir()
+            if file.suffix.lower() in _SUFFIXES
+        }
+        different = sorted({*digests.values()})
+        if len(different) < 4:
+            raise ZoolibError(f"{Path(path) / name} holds {len(different)} images; a class needs at least four")
+        tested = {*different[: min(max(1, round(test_share * len(different))), len(different) - 2)]}
+        for file in sorted(digests, key=lambda file: (digests[file], file.name)):
+            pixels, labels, contents = parts["test" if digests[file] in tested else "train"]
+            pixels.append(read_image(file, settings.decode_size))
+            labels.append(label)
+            contents.append(digests[file])
     train, test = (_images(*parts[split], classes) for split in ("train", "test"))
     sizes = Sizes(train=len(train.labels), test=len(test.labels))
     manifest = DatasetManifest(
@@ -114,13 +138,14 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         num_classes=len(classes), sizes=sizes, protocol="split by content within each class", flip=False,
         licence="yours", citation="none", homepage="",
     )  # fmt: skip
-    rows = loaders.split_rows(train.labels, settings) | {"test": np.arange(len(test.labels))}
+    rows = loaders.split_rows(train.labels, settings, train.groups) | {"test": np.arange(len(test.labels))}
     return Dataset(manifest, train, test, rows, "own")
 
 
-def _images(pixels: list[np.ndarray], labels: list[int], classes: list[str]) -> Images:
-    stacked = np.stack(pixels)
-    return Images(stacked, np.array(labels, np.int64), classes, hashlib.sha256(stacked.tobytes()).hexdigest())
+def _images(pixels: list[np.ndarray], labels: list[int], contents: list[str], classes: list[str]) -> Images:
+    stacked, groups = np.stack(pixels), np.unique(contents, return_inverse=True)[1]
+    digest = hashlib.sha256(stacked.tobytes()).hexdigest()
+    return Images(stacked, np.array(labels, np.int64), classes, digest, groups)
 
 
 def read_image(path: Path | str, side: int = SETTINGS.decode_size) -> np.ndarray:

@@ -37,6 +37,7 @@ class Images:
     labels: np.ndarray  # (N,) int64
     classes: list[str]
     sha256: str  # of the file they came from; of the pixels for embedded data
+    groups: np.ndarray | None = None  # (N,) int64, alike for copies of one image; None where nothing is known of them
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, S, S, 3) uint8 and labels (B,) of those rows."""
@@ -80,8 +81,8 @@ class Dataset:
 
     @property
     def sha256(self) -> str:
-        """One checksum over both files."""
-        return combined_sha256(self.train.sha256, self.test.sha256)
+        """One checksum over both files and over what the manifest takes of them."""
+        return combined_sha256(self.manifest, self.train.sha256, self.test.sha256)
 
 
 def _square(image: Image.Image, side: int) -> np.ndarray:
@@ -100,7 +101,8 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     a label out of range, and for a class that the file lacks.
     """
     try:
-        table = pq.read_table(path, columns=["image", "label"])
+        optional = {"group"} & set(pq.read_schema(path).names)
+        table = pq.read_table(path, columns=["image", "label", *optional])
     except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
         raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
     labels = table["label"].to_numpy().astype(np.int64)
@@ -111,13 +113,14 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
     digest = file_sha256(path)
     rows, part = np.arange(len(labels)), ""
+    groups = np.unique(table["group"].to_numpy(), return_inverse=True)[1] if optional else None
     if taken:
         rows, labels, classes = _taken(path, labels, classes, taken)
         part = "-" + hashlib.sha256("\n".join(classes).encode()).hexdigest()[:8]
     cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}{part}-{side}.npy"
     if not cached.is_file():
-        _decode_into(cached, path, table["image"].take(rows), rows, side)
-    return Images(np.load(cached, mmap_mode="r"), labels, classes, digest)
+        _decode_into(cached, path, table["image"], rows, side)
+    return Images(np.load(cached, mmap_mode="r"), labels, classes, digest, groups if groups is None else groups[rows])
 
 
 def _taken(
@@ -133,16 +136,18 @@ def _taken(
 
 
 def _decode_into(cached: Path, path: Path, column: pa.ChunkedArray, numbers: np.ndarray, side: int) -> None:
-    """Decode a column of images; `numbers` are their rows in the file, for what is said about a bad one."""
-    entries = column.to_pylist()
-    pixels = np.empty((len(entries), side, side, 3), np.uint8)
-    for row, entry in enumerate(entries):
+    """Decode the images of those rows of a column.
+
+    One by one, because Arrow can put no more than 2 GiB of them into one piece.
+    """
+    pixels = np.empty((len(numbers), side, side, 3), np.uint8)
+    for row, number in enumerate(numbers.tolist()):
         try:
-            with Image.open(io.BytesIO(entry["bytes"])) as image:
+            with Image.open(io.BytesIO(column[number].as_py()["bytes"])) as image:
                 pixels[row] = _square(image, side)
         except (UnidentifiedImageError, OSError, TypeError, ValueError, SyntaxError):
             fix = "not a readable image; replace or drop that row"
-            raise ZoolibError(f"{path}: row {numbers[row]}: {fix}") from None
+            raise ZoolibError(f"{path}: row {number}: {fix}") from None
     with atomic(cached) as file:
         np.save(file, pixels)
 
@@ -155,21 +160,40 @@ def balanced(labels: np.ndarray, rows: np.ndarray, per_class: int) -> np.ndarray
     return np.sort(np.concatenate(chosen))
 
 
-def split_rows(labels: np.ndarray, settings: Settings) -> dict[str, np.ndarray]:
-    """Stratified train and val rows of the training file; the seed is fixed, as the split is no part of the run."""
+def split_rows(labels: np.ndarray, settings: Settings, groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Stratified train and val rows of the training file; the seed is fixed, as the split is no part of the run.
+
+    Rows of one group (N,), the copies of an image, are on one side, and every class keeps an image to train on. Raises
+    ZoolibError where no class has an image to spare for val.
+    """
     shuffled = np.random.default_rng(0).permutation(len(labels))
+    groups = np.arange(len(labels)) if groups is None else groups
     val, train = [], []
     for value in np.unique(labels):
         of_class = shuffled[labels[shuffled] == value]
-        held = max(1, round(settings.val_fraction * len(of_class)))
+        elsewhere = np.isin(groups[of_class], groups[labels != value])  # a copy of it has another label
+        of_class, held = _hold_out(of_class, groups, elsewhere, max(1, round(settings.val_fraction * len(of_class))))
         val.append(of_class[:held])
         kept = min(len(of_class) - held, settings.train_per_class or len(of_class))
         share = max(1, round(settings.train_fraction * kept))
         train.append(of_class[held:][:share])  # a share holds every smaller one
     rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
-    if len(rows["train"]) == 0:
-        raise ZoolibError(f"val_fraction {settings.val_fraction} leaves no training image; lower it")
+    if len(rows["val"]) == 0:
+        raise ZoolibError("no class has two different training images, one of them to validate on; add images")
     return rows
+
+
+def _hold_out(rows: np.ndarray, groups: np.ndarray, never: np.ndarray, wanted: int) -> tuple[np.ndarray, int]:
+    """The rows of a class with those to hold out first, and how many these are.
+
+    They are as many whole groups as give `wanted` rows, without those of `never` (N,) bool, and never all.
+    """
+    free = rows[~never]
+    _, first, group = np.unique(groups[free], return_index=True, return_inverse=True)
+    free = free[np.argsort(first[group], kind="stable")]  # groups in the order of their first rows
+    sizes = np.bincount(group, minlength=len(first))[np.argsort(first)]
+    count = min(int(np.searchsorted(sizes.cumsum(), wanted)) + 1, len(sizes) - (not never.any()))
+    return np.concatenate([free, rows[never]]), int(sizes[:count].sum())
 
 
 def variant_of(manifest: DatasetManifest, train: Source, test: Source) -> str:
@@ -214,7 +238,7 @@ def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Da
         )
     if manifest.apart_from:
         train, test = _apart((train, test), _load(dataset(manifest.apart_from).model_dump_json(), settings, roots))
-    rows = split_rows(train.labels, settings)
+    rows = split_rows(train.labels, settings, train.groups)
     every = np.random.default_rng(1).permutation(len(test.labels))
     per_class = settings.test_limit and max(1, settings.test_limit // manifest.num_classes)
     rows["test"] = np.sort(balanced(test.labels, every, per_class))
@@ -232,7 +256,8 @@ def _apart(parts: Sequence[Images], other: Dataset) -> list[Images]:
     out = []
     for part in parts:
         keep = np.array([row for row, content in enumerate(content_hashes(part)) if content not in hidden])
-        out.append(dataclasses.replace(part, pixels=part.pixels[keep], labels=part.labels[keep]))
+        groups = None if part.groups is None else part.groups[keep]
+        out.append(dataclasses.replace(part, pixels=part.pixels[keep], labels=part.labels[keep], groups=groups))
     return out
 
 

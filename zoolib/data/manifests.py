@@ -55,7 +55,13 @@ def datasets() -> dict[str, DatasetManifest]:
 @functools.cache
 def hubs() -> dict[str, HubManifest]:
     """Every hub manifest by name."""
-    return {path.stem: read(path, HubManifest) for path in sorted(shared("data_manifests").glob("hubs/*.yaml"))}
+    return {path.stem: _hub(path) for path in sorted(shared("data_manifests").glob("hubs/*.yaml"))}
+
+
+def _hub(path: Path) -> HubManifest:
+    """A hub with its `file:` weights looked for beside its YAML first."""
+    found = read(path, HubManifest)
+    return found.model_copy(update={"members": [_beside(path, member) for member in found.members]})
 
 
 def own() -> dict[str, DatasetManifest]:
@@ -116,8 +122,7 @@ def hub(name: str) -> HubManifest:
     if not isinstance(name, str):
         raise unknown("hub", name, hubs())
     if name.endswith((".yaml", ".yml")):
-        own = read(Path(name), HubManifest)
-        return own.model_copy(update={"members": [_beside(Path(name), member) for member in own.members]})
+        return _hub(Path(name))
     if name not in hubs():
         raise unknown("hub", name, hubs())
     return hubs()[name]
@@ -129,8 +134,12 @@ def _beside(path: Path, member: MemberManifest) -> MemberManifest:
 
 
 def hub_sha256(name: str) -> str | None:
-    """A checksum of your own hub: its manifest and the files of its weights; None for a packaged one."""
-    if not name.endswith((".yaml", ".yml")):
+    """A checksum of your own hub: its manifest and the files of its weights; None for a packaged one.
+
+    A hub is your own when it is the path of a YAML or has weights of the form file:PATH.
+    """
+    named = name.endswith((".yaml", ".yml"))
+    if not named and (name not in hubs() or not any(member.own_file for member in hub(name).members)):
         return None
     digest = hashlib.sha256()
     for member in hub(name).members:
@@ -184,9 +193,9 @@ def file_sha256(path: Path) -> str:
     return digest
 
 
-def combined_sha256(train: str, test: str) -> str:
-    """One checksum for the two files of a dataset."""
-    return hashlib.sha256((train + test).encode()).hexdigest()
+def combined_sha256(manifest: DatasetManifest, train: str, test: str) -> str:
+    """One checksum for the two files of a dataset and for what its manifest takes of them."""
+    return hashlib.sha256((train + test + manifest.reading).encode()).hexdigest()
 
 
 def data_sha256(manifest: DatasetManifest) -> str | None:
@@ -197,4 +206,4 @@ def data_sha256(manifest: DatasetManifest) -> str | None:
         folder = find(manifest)
     except ZoolibError:
         return None
-    return combined_sha256(*(file_sha256(folder / f"{split}.parquet") for split in ("train", "test")))
+    return combined_sha256(manifest, *(file_sha256(folder / f"{split}.parquet") for split in ("train", "test")))

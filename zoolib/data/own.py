@@ -7,9 +7,11 @@ import csv
 import hashlib
 import io
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from PIL import Image
 
 from zoolib.data import convert, manifests
 from zoolib.data.fetch import locked, publish, silent
-from zoolib.data.formats import Reading, Row, reason
+from zoolib.data.formats import SPLITS, Reading, Row, reason
 from zoolib.data.formats.folders import is_image
 from zoolib.data.manifests import file_sha256
 from zoolib.data.schema import DatasetManifest, OwnData
@@ -70,6 +72,9 @@ def read_items(path: Path) -> list[Item]:
     if not items:
         raise ZoolibError(f"{path}: there is no image in it")
     given = {item.split for item in items}
+    if given != {""} and "" in given:
+        bare = next(item.path for item in items if not item.split)
+        raise ZoolibError(f"{path}: {bare} has no split and others have one; give every image one, or none")
     if given != {""} and not {"train", "test"} <= given:
         raise ZoolibError(f"{path}: it names the splits {', '.join(sorted(given))}; give train and test, or none")
     return items
@@ -220,14 +225,18 @@ def _order(labels: set[str]) -> list[str]:
 def import_data(own: OwnData, root: Path | None = None, base: Path | None = None) -> Imported:
     """Write your images as the dataset `own.name` below a data root, with a manifest beside them.
 
-    Importing again replaces what the name stood for. Raises ZoolibError for a name of the project, an image that cannot
-    be read, fewer than two classes, or a file that is not what its ending says.
+    Importing again replaces the earlier import of that name. Raises ZoolibError for a name of the project, a folder in
+    its place that no import made, an image that cannot be read, fewer than two classes, or a file that is not what its
+    ending says.
     """
     if own.name in manifests.datasets():
         raise ZoolibError(f"{own.name!r} is a dataset of the project; import yours under another name")
     if not 0 < own.test < 1:
         raise ZoolibError(f"test is {own.test}; use a share between 0 and 1, such as 0.2")
     path = ((base or Path()) / Path(own.path).expanduser()).resolve()
+    root = root or data_roots()[0]
+    target = root / own.name
+    _refuse_others_files(target)
     items = read_items(path)
     classes = _order({item.label for item in items})
     if len(classes) < 2:
@@ -237,16 +246,39 @@ def import_data(own: OwnData, root: Path | None = None, base: Path | None = None
     if hashed:
         assign_splits(items, own.test)
     notes = notices(items)
-    root = root or data_roots()[0]
     with locked(root, own.name, silent):
         partial = root / f".{own.name}.{secrets.token_hex(4)}.partial"
         partial.mkdir()
         try:
             manifest = _write(own, path, items, classes, notes, hashed, partial)
-            shutil.rmtree(root / own.name, ignore_errors=True)
-            return Imported(publish(partial, root / own.name), manifest, notes)
+            _refuse_others_files(target)
+            before = partial.with_suffix(".before")
+            if target.is_dir():
+                target.rename(before)
+            try:
+                publish(partial, target)
+            except BaseException:
+                if before.is_dir():
+                    before.rename(target)
+                raise
+            shutil.rmtree(before, ignore_errors=True)
+            return Imported(target, manifest, notes)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_others_files(folder: Path) -> None:
+    """Raises ZoolibError where a folder that an import is about to replace holds anything but an earlier import."""
+    if not folder.exists():
+        return
+    names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
+    made = {_SOURCE, f"{folder.name}.yaml", *(f"{split}.parquet" for split in SPLITS)}
+    strange = sorted(names - made) or (sorted(names) if _SOURCE not in names else [])
+    if strange:
+        raise ZoolibError(
+            f"{folder} holds {strange[0]!r}, which no import made, and an import replaces that whole folder; choose "
+            "another name, or another place by --into"
+        )
 
 
 def _write(
@@ -269,12 +301,13 @@ def _write(
         "homepage": own.homepage,
         "differences": notes,
     }
-    rows = (Row(i.split, i.load(), i.path, classes.index(i.label)) for i in items)
+    rows = (Row(i.split, i.load(), i.path, classes.index(i.label), group=i.digest) for i in items)
     missing = {"train", "test"} - set(fields["sizes"])
     if missing:
         raise ZoolibError(f"{path}: too few images to have a {missing.pop()} split; add some")
     manifest = DatasetManifest.model_validate(fields)
-    convert.write(manifest, Reading(rows, classes), folder)
+    copies = len({item.digest for item in items}) < len(items)
+    convert.write(manifest, Reading(rows, classes, grouped=copies), folder)
     variant = {
         "name": "imported",
         "note": f"imported from {path.name}",
@@ -289,7 +322,10 @@ def _write(
 def _state(path: Path) -> str:
     """A checksum of the files that an import reads: names, sizes and times of change."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    listing = [(str(file.relative_to(path.parent)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if path.suffix == ".csv":
+        with suppress(ZoolibError):  # a CSV that cannot be read any more is another state than before
+            files += [path.parent / item.path for item in _from_csv(path)]
+    listing = [(os.path.relpath(file, path.parent), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 

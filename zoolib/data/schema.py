@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,6 +135,12 @@ class DatasetManifest(_Strict):
         return self
 
     @property
+    def reading(self) -> str:
+        """What decides which images of the files are taken, and whether they are mirrored; "" for all, mirrored."""
+        taken = [self.flip, self.of, self.classes, self.apart_from]
+        return "" if taken == [True, None, [], None] else json.dumps(taken)
+
+    @property
     def folder(self) -> str:
         """The folder below a data root that holds its files."""
         return self.of or self.name
@@ -165,7 +172,7 @@ class MemberManifest(_Strict):
 
     name: Name
     title: str
-    architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):\w+$")
+    architecture: str = Field(pattern=r"^(timm|torchvision|zoolib):[\w.]+$")
     weights: str = Field(pattern=r"^(package:[\w.]+|packaged:[\w./-]+|made:[\w./-]+|file:.+|fetch:[\w.+-]+|random)$")
     download: list[Url] = []  # mirrors of a `fetch:` file, tried in order
     entry: str = ""  # key of the file under which the tensors lie; "" for the file itself

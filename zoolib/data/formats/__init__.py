@@ -42,6 +42,7 @@ class Row:
     center: tuple[float, float] = (0.0, 0.0)  # of the face box, pixels
     scale: float = 0.0  # longer side of the face box in units of 200 px, before any margin
     subset: str = ""  # names of the test subsets it belongs to, separated by spaces
+    group: str = ""  # alike for copies of one image
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Reading:
 
     rows: Iterable[Row]
     classes: list[str] = field(default_factory=list)  # in label order; empty where the source names none
+    grouped: bool = False  # whether the rows say which of them are copies of one image
 
 
 def read(reader: str, files: Mapping[str, Path], options: Mapping[str, Any]) -> Reading:

@@ -1,0 +1,218 @@
+"""Your own images as a dataset: what an import reads, how it splits, and what it leaves alone."""
+
+from __future__ import annotations
+
+import collections
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from zoolib.__main__ import main
+from zoolib.data import loaders, manifests
+from zoolib.data import own as importing
+from zoolib.data.schema import OwnData
+from zoolib.spec import Settings, ZoolibError
+
+SETTINGS = Settings(image_size=8, decode_size=8, batch_size=2, iterations=1, test_crops=1, val_fraction=0.25)
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("BUILD", "DATA"):
+        monkeypatch.setenv(f"ZOOLIB_{name}", str(tmp_path / name))
+    (tmp_path / "DATA").mkdir()
+    return tmp_path
+
+
+def png(level: int) -> bytes:
+    """A picture of its own for each level."""
+    pixels = np.random.default_rng(level).integers(0, 255, (8, 8, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def fill(folder: Path, **classes: range | list[int]) -> Path:
+    """A folder of class folders; every level is a picture, and the same level twice is a copy."""
+    for name, levels in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number, level in enumerate(levels):
+            (folder / name / f"{number}.png").write_bytes(png(level))
+    return folder
+
+
+def table(folder: Path, split: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = pq.read_table(folder / f"{split}.parquet").to_pylist()
+    return rows
+
+
+def test_a_fifth_of_each_class_is_tested_whatever_the_names_and_copies_stay_together(place: Path):
+    ants, bees = [*range(10)], [*range(20, 30), 20, 20]
+    first = importing.import_data(OwnData(name="one", path=str(fill(place / "one", ant=ants, bee=bees))))
+    second = importing.import_data(OwnData(name="two", path=str(fill(place / "two", ant=ants[::-1], bee=bees[::-1]))))
+    assert first.manifest.sizes.train + first.manifest.sizes.test == 22 and first.notes == [
+        "2 images are copies of another"
+    ]
+    contents = [
+        {split: collections.Counter(row["image"]["bytes"] for row in table(made.folder, split)) for split in parts}
+        for made in (first, second)
+        for parts in [("train", "test")]
+    ]
+    assert contents[0] == contents[1], "the split depends on the pixels alone"
+    assert not set(contents[0]["train"]) & set(contents[0]["test"])
+    tested = collections.Counter(row["label"] for row in table(first.folder, "test"))
+    assert tested[0] == 2 and tested[1] in (2, 3, 4), "20 %, and copies with their image"
+
+
+def test_a_csv_and_a_parquet_keep_the_split_and_order_classes_that_are_numbers_by_value(place: Path):
+    fill(place / "files", x=range(12))
+    lines = [f"files/x/{i}.png,{(2, 10)[i % 2]},{('train', 'test', 'val')[i // 2 % 3]}" for i in range(12)]
+    (place / "list.csv").write_text("path,label,split\n" + "\n".join(lines))
+    pictures = [{"bytes": png(i), "path": ""} for i in range(12)]
+    splits = [line.split(",")[2] for line in lines]
+    columns = {"image": pictures, "label": [(2, 10)[i % 2] for i in range(12)], "split": splits}
+    pq.write_table(pa.table(columns), place / "list.parquet")
+    for path in ("list.csv", "list.parquet"):
+        made = importing.import_data(OwnData(name="kept", path=str(place / path)))
+        assert made.manifest.sizes.model_dump() == {"train": 4, "test": 4, "val": 4} and made.notes == []
+        assert [row["image"]["bytes"] for row in table(made.folder, "test")] == [png(i) for i in (2, 3, 8, 9)]
+        assert [row["label"] for row in table(made.folder, "test")] == [0, 1, 0, 1]
+        assert loaders.load(manifests.dataset("kept"), SETTINGS).train.classes == ["2", "10"]
+
+
+def test_copies_across_given_splits_and_in_two_classes_are_reported(place: Path):
+    fill(place / "photos/train", ant=[0, 1, 2], bee=[10, 11, 0])
+    fill(place / "photos/test", ant=[1, 3], bee=[12])
+    notes = importing.import_data(OwnData(name="photos", path=str(place / "photos"))).notes
+    assert [note.split(",")[0] for note in notes] == [
+        "2 images are copies of another",
+        "1 images occur in more than one split",
+        "1 images occur in more than one class",
+    ]
+    assert manifests.dataset("photos").differences == notes
+
+
+def test_copies_of_an_image_are_on_one_side_of_the_validation_split_too(place: Path):
+    fill(place / "photos/train", ant=[*range(8)] * 3, bee=[*range(20, 28)] * 3)
+    fill(place / "photos/test", ant=[40, 41], bee=[50, 51])
+    importing.import_data(OwnData(name="photos", path=str(place / "photos")))
+    data = loaders.load(manifests.dataset("photos"), SETTINGS)
+    shown = {name: {data.train.pixels[row].tobytes() for row in data.rows[name]} for name in ("train", "val")}
+    assert not shown["train"] & shown["val"] and len(shown["val"]) == 4 and len(data.rows["val"]) == 12
+    assert np.bincount(data.train.labels[data.rows["val"]]).tolist() == [6, 6]
+
+
+def test_groups_of_one_row_are_split_as_rows_are_and_a_group_of_two_classes_is_trained_on():
+    labels = np.repeat([0, 1, 2], [40, 25, 3])
+    plain = loaders.split_rows(labels, SETTINGS)
+    alone = loaders.split_rows(labels, SETTINGS, np.random.default_rng(1).permutation(len(labels)))
+    assert all(np.array_equal(plain[name], alone[name]) for name in plain)
+    assert np.bincount(labels[plain["val"]]).tolist() == [10, 6, 1]
+    groups = np.arange(len(labels))
+    groups[:40:2] = 40  # half of the first class are copies of the second's first image
+    mixed = loaders.split_rows(labels, SETTINGS, groups)
+    assert not {*range(0, 40, 2), 40} & {*mixed["val"]} and np.bincount(labels[mixed["val"]])[0] == 10
+
+
+def test_a_class_keeps_an_image_to_train_on_however_few_it_has():
+    labels = np.repeat([0, 1, 2], [8, 2, 1])
+    rows = loaders.split_rows(labels, SETTINGS)
+    assert np.bincount(labels[rows["train"]]).tolist() == [6, 1, 1]
+    assert np.bincount(labels[rows["val"]], minlength=3).tolist() == [2, 1, 0]
+    with pytest.raises(ZoolibError, match="no class has two different training images"):
+        loaders.split_rows(np.arange(3), SETTINGS)
+
+
+def test_an_import_never_removes_a_folder_that_no_import_made(place: Path, capsys: pytest.CaptureFixture[str]):
+    garden = fill(place / "DATA/garden", ant=range(5), bee=range(10, 15))
+    (garden / "notes.txt").write_text("mine")
+    before = sorted(garden.rglob("*"))
+    assert main(["import", str(garden), "--name", "garden"]) == 1
+    assert "holds 'ant', which no import made" in capsys.readouterr().err and sorted(garden.rglob("*")) == before
+    flowers = place / "DATA/flowers"
+    flowers.mkdir()
+    for split in ("train", "test"):  # put there by hand
+        (flowers / f"{split}.parquet").write_bytes(b"by hand")
+    with pytest.raises(ZoolibError, match=r"flowers holds 'test\.parquet', which no import made"):
+        importing.import_data(OwnData(name="flowers", path=str(garden)))
+    assert (flowers / "train.parquet").read_bytes() == b"by hand"
+    assert sorted(path.name for path in (place / "DATA").iterdir() if path.is_dir()) == ["flowers", "garden"]
+
+
+def test_importing_again_replaces_the_import_and_a_failure_leaves_it(place: Path, monkeypatch: pytest.MonkeyPatch):
+    photos = fill(place / "photos", ant=range(5), bee=range(10, 15))
+    own = OwnData(name="garden", path=str(photos))
+    folder = importing.import_data(own).folder
+    fill(place / "photos", cat=range(20, 25))
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="the disk is gone"):
+        patched.setattr(importing, "publish", fail)
+        importing.import_data(own)
+    assert manifests.dataset("garden").num_classes == 2 and len(table(folder, "train")) == 8
+    importing.import_data(own)
+    assert manifests.dataset("garden").num_classes == 3 and len(table(folder, "train")) == 12
+    assert [path.name for path in (place / "DATA").iterdir() if path.is_dir()] == ["garden"]
+
+
+def test_a_csv_is_imported_again_when_an_image_that_it_names_changes(place: Path):
+    fill(place / "files", x=range(10))
+    (place / "list.csv").write_text("path,label\n" + "\n".join(f"files/x/{i}.png,{i % 2}" for i in range(10)))
+    (place / "garden.yaml").write_text("name: garden\npath: list.csv\nlicence: mine\n")
+    assert importing.ensure(str(place / "garden.yaml")) == "garden"
+    before = manifests.data_sha256(manifests.dataset("garden"))
+    importing.ensure(str(place / "garden.yaml"))
+    assert manifests.data_sha256(manifests.dataset("garden")) == before
+    (place / "files/x/3.png").write_bytes(png(99))
+    importing.ensure(str(place / "garden.yaml"))
+    assert manifests.data_sha256(manifests.dataset("garden")) != before
+
+
+def test_what_cannot_be_imported_is_named_in_one_line(place: Path):
+    fill(place / "files", x=range(6))
+    rows = [f"files/x/{i}.png,{i % 2},{'train' if i < 4 else 'test'}" for i in range(6)]
+    cases = {
+        "half.csv": ("path,label,split", [rows[0].replace("train", ""), *rows[1:]], "0.png has no split and others"),
+        "only.csv": ("path,label,split", rows[:4], "it names the splits train; give train and test, or none"),
+        "odd.csv": ("path,label,split", [rows[0].replace("train", "trian")], "did you mean 'train'"),
+        "gone.csv": ("path,label", ["nowhere.png,1"], "row 0: no image file 'nowhere.png'"),
+        "names.csv": ("photo,label", ["files/x/0.png,1"], "no column for the image: name one image or path"),
+        "one.csv": ("path,label", ["files/x/0.png,1", "files/x/1.png,1"], "one class only, '1'"),
+        "same.csv": ("path,label", ["files/x/0.png,1", "files/x/0.png,2"], "too few images to have a test split"),
+    }
+    for name, (head, lines, message) in cases.items():
+        (place / name).write_text("\n".join([head, *lines]))
+        with pytest.raises(ZoolibError, match=message) as error:
+            importing.import_data(OwnData(name="wrong", path=str(place / name)))
+        assert "\n" not in str(error.value)
+    (place / "files/x/2.png").write_bytes(b"no picture")
+    (place / "files/loose.png").write_bytes(png(0))
+    for path, message in (("files", "lies in no class folder"), ("absent", "no such folder or file"),
+                          ("files/x/0.png", "neither a folder of class folders nor")):  # fmt: skip
+        with pytest.raises(ZoolibError, match=message):
+            importing.import_data(OwnData(name="wrong", path=str(place / path)))
+    (place / "files/loose.png").unlink()
+    fill(place / "files", y=range(10, 16))
+    with pytest.raises(ZoolibError, match=r"x/2\.png: not a readable image"):
+        importing.import_data(OwnData(name="wrong", path=str(place / "files")))
+    with pytest.raises(ZoolibError, match="'digits' is a dataset of the project"):
+        importing.import_data(OwnData(name="digits", path=str(place / "files")))
+    assert not (place / "DATA/wrong").exists() and not [*(place / "DATA").glob(".wrong*partial")]
+
+
+def test_more_images_are_decoded_than_arrow_can_put_into_one_piece(place: Path):
+    heavy = pa.array([{"bytes": png(1) + bytes(100 << 20), "path": ""}])
+    light = pa.array([{"bytes": png(2), "path": ""}])
+    column = pa.chunked_array([*[heavy] * 21, light])  # 2.05 GiB, the same memory 21 times
+    with pytest.raises(pa.ArrowInvalid, match="offset overflow"):
+        column.take(np.arange(22))
+    loaders._decode_into(place / "out.npy", place / "train.parquet", column, np.array([20, 21]), 8)
+    whole = [np.asarray(Image.open(io.BytesIO(png(level)))) for level in (1, 2)]
+    assert np.array_equal(np.load(place / "out.npy"), whole)
