@@ -57,7 +57,10 @@ def test_unknown_names_are_errors_with_the_nearest(filters: dict, message: str):
 
 def test_a_hub_chooses_the_table_and_a_dataset_the_column():
     assert set(reference.beside("cars", "imagenet-lite")["table"]) == {"table2_heterogeneous"}
-    assert set(reference.beside("cars", "resnet50-random")["table"]) == {"table1_homogeneous"}
+    alike = reference.beside("cars", "resnet50-random")
+    assert set(alike.loc[alike["listed"], "table"]) == {"table1_homogeneous"}
+    assert set(alike.loc[~alike["listed"], "table"]) == {"table4_ablation", "table5_data_dependent"}
+    assert not alike["method"].duplicated().any()
     assert reference.beside("digits", "imagenet-lite").empty
 
 

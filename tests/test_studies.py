@@ -60,9 +60,10 @@ def test_half_accuracies_divide_the_test_images_by_class(tmp_path: Path):
     assert row["things"] == pytest.approx(200 / 3) and row["land"] == 50
 
 
-def with_accuracy(spec: RunSpec, value: float) -> Result:
+def with_accuracy(spec: RunSpec, value: float, val: float | None = None) -> Result:
     made = synthetic.result(spec)
     made.metrics["test"]["top1_accuracy"] = value
+    made.metrics["val"] = {"top1_accuracy": value if val is None else val}
     return made
 
 
@@ -89,6 +90,20 @@ def test_the_margin_is_that_of_the_best_member_and_the_spread_the_larger_of_the_
     table = studies.target_table(studies.by_target(specs, store)).set_index("")
     assert table.loc["Fine-tuning, Supervised"].iloc[0] == "**70.0 ± 0.0**"
     assert table.loc["From scratch"].iloc[0] == "52.0 ± 2.0" and table.loc["From scratch", "Seeds"] == "3"
+
+
+def test_validation_images_choose_the_best_member(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    specs = [s for s in targets("mini-zoo", "mini", 1) if s.dataset == "tiles"]
+    for spec in specs:
+        test, val = {"scratch": (50.0, 50.0), "supervised": (70.0, 60.0), "keypoints": (65.0, 61.0)}.get(
+            spec.member or spec.method, (40.0, 40.0)
+        )
+        store.save(with_accuracy(spec, test, val))
+    (row,) = studies.margin_table(studies.by_target(specs, store)).to_dict("records")
+    assert (row["Best member"], row["Margin"]) == ("Keypoints", "+15.0")
+    single = studies.best_single(studies.lengths(specs, store))
+    assert set(single.loc[single["method"] == "finetune", "member"]) == {"keypoints"}
 
 
 def test_a_row_whose_targets_differ_in_seeds_says_from_how_many_to_how_many():

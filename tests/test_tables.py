@@ -102,6 +102,20 @@ def test_a_namesake_in_another_hub_does_not_stand_beside_the_papers_model(tmp_pa
     assert text.loc["Fine-tuning, MoCo", "paper (%)"] == "85.38" and text.index.is_unique
 
 
+def test_only_a_fine_tuned_member_stands_beside_the_papers_and_further_tables_serve_who_has_their_methods(
+    tmp_path: Path,
+):
+    store = ResultStore(tmp_path)
+    names = "finetune,l2_sp,best_single,hub_pathway_random_path,oracle,zoo_tuning"
+    synthetic.fill(store, "cars", "resnet50-zoo", names)
+    text = tables.text(tables.compare(store.frame(), reference.beside("cars", "resnet50-zoo")))
+    paper = text["paper (%)"]
+    assert paper["Fine-tuning, MoCo"].startswith("85.38") and paper["L2-SP, MoCo"] == "not in the paper"
+    assert paper["Best single"] == "89.38" and paper["Oracle"] == "94.86"  # table 5
+    assert paper["Hub-Pathway with random paths"] == "90.61"  # table 4
+    assert not text.index.str.contains("xplore|xploit").any(), "not run and in no table 1: no row"
+
+
 def test_a_mix_of_origins_is_counted(tmp_path: Path):
     committed, here = ResultStore(tmp_path / "committed"), ResultStore(tmp_path / "here", tmp_path / "committed")
     specs = synthetic.fill(committed, "digits", "imagenet-lite", ["scratch"])

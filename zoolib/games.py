@@ -19,7 +19,7 @@ TARGETS = ("alien", "gopher", "jamesbond")
 
 @dataclass(frozen=True)
 class Game:
-    """A game and the two scores that normalise every other (Mnih et al. 2015; Wang et al. 2016)."""
+    """A game and the two scores that normalise every other (random: Mnih et al. 2015; human: Wang et al. 2016)."""
 
     name: str
     title: str

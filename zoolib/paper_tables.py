@@ -100,7 +100,9 @@ def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, st
     """
     papers_own = reference.is_papers_hub(hub)
     rows = {
-        tables.title(s.method, s.member, s.hub): (s.member if papers_own else "") if s.member else s.method
+        tables.title(s.method, s.member, s.hub): (s.member if papers_own and s.method == "finetune" else "")
+        if s.member
+        else s.method
         for planned in specs.values()
         for s in planned
     }

@@ -1,10 +1,11 @@
 """What the claims ask of the records: each query returns effects, one a case (a dataset and a hub). No torch.
 
 Seeds of one dataset and hub share their images and models, so they are one case, whose effect is their mean.
-A side of a comparison is `{method, member, options}`: `member` is "best" (highest mean test value of the metric, chosen
-against the claim), "mean" (over members) or "" for methods of the whole hub; `options` are those that differ from the
-profile's own. Hubs with random weights are left out unless a query says `random_hubs`. A query that says `games` asks
-the runs of games instead, those of the papers' full length alone, and counts scores in percent of a human's.
+A side of a comparison is `{method, member, options}`: `member` is "best" (of the best mean test value: who beats every
+member beats that one), "chosen" (by mean validation value), "mean" (over members) or "" for methods of the whole hub;
+`options` are those that differ from the profile's own. Hubs with random weights are left out unless a query says
+`random_hubs`. A query that says `games` asks the runs of games instead, those of the papers' full length alone, and
+counts scores in percent of a human's.
 """
 
 from __future__ import annotations
@@ -85,14 +86,15 @@ def _value(result: Result, metric: str) -> float | None:
 
 def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -> dict[Run, float]:
     """The value of a side for each dataset, hub and seed; members are reduced as the side says."""
-    values = [(r.spec, _value(r, metric)) for r in records.of(side, **hubs)]
+    values = [(r.spec, _value(r, metric), r.metrics.get("val", {}).get(metric)) for r in records.of(side, **hubs)]
     if hubs.get("games"):  # scores of different games have different scales
-        values = [(s, v if v is None else 100 * games.game(s.dataset).human_normalised(v)) for s, v in values]
-    rows = [(*_run(spec), spec.member, value) for spec, value in values if value is not None]
-    frame = pd.DataFrame(rows, columns=["dataset", "hub", "seed", "member", "value"])
-    if side.get("member") == "best" and len(frame):
-        members = frame.groupby(["dataset", "hub", "member"])["value"].mean().reset_index()
-        best = members.loc[members.groupby(["dataset", "hub"])["value"].agg("idxmin" if lower else "idxmax")]
+        values = [(s, v if v is None else 100 * games.game(s.dataset).human_normalised(v), None) for s, v, _ in values]
+    rows = [(*_run(spec), spec.member, value, val) for spec, value, val in values if value is not None]
+    frame = pd.DataFrame(rows, columns=["dataset", "hub", "seed", "member", "value", "val"])
+    by = {"best": "value", "chosen": "val"}.get(side.get("member", ""))
+    if by and len(frame):
+        members = frame.groupby(["dataset", "hub", "member"])[by].mean().reset_index()
+        best = members.loc[members.groupby(["dataset", "hub"])[by].agg("idxmin" if lower else "idxmax")]
         frame = frame.merge(best[["dataset", "hub", "member"]], on=["dataset", "hub", "member"])
     means = frame.groupby(["dataset", "hub", "seed"])["value"].mean().reset_index()
     return {(str(d), str(h), int(s)): float(v) for d, h, s, v in means.itertuples(index=False)}

@@ -31,6 +31,8 @@ SETS = {
     "best_of_10_finetunings": "B-Tuning, best of ten sets",
     "b_tuning_top3_by_logme": "B-Tuning, LogME's three",
 }
+# The tables of further methods with the hub of a table.
+_MORE = {"table1_homogeneous": ("table4_ablation", "table5_data_dependent", "supp_table1_feature_baselines")}
 # Rows that go by another name than the method here.
 ALIASES = {"ensemble_top2": "ensemble_top_k", "ensemble_independent": "ensemble"}
 
@@ -67,11 +69,16 @@ def table_of(hub: str) -> str:
 
 
 def beside(dataset: str, hub: str) -> pd.DataFrame:
-    """The published numbers to set beside ours: the dataset's column in the table of task and hub; empty where none."""
+    """The published numbers to set beside ours: the dataset's column in the table of task and hub; empty where none.
+
+    `listed` is False for rows of the papers' further tables of a hub of one architecture: values for who has that
+    method here, and no row for who has not.
+    """
     manifest = manifests.dataset(dataset)
-    column = manifest.paper_column
-    frame = published("table3_landmarks" if manifest.task == "landmarks" else table_of(hub))
-    return frame[frame["column"] == column].reset_index(drop=True)
+    table = "table3_landmarks" if manifest.task == "landmarks" else table_of(hub)
+    frames = [published(name).assign(listed=name == table) for name in (table, *_MORE.get(table, ()))]
+    frame = pd.concat(frames).drop_duplicates(["method", "column", "metric"])
+    return frame[frame["column"] == manifest.paper_column].reset_index(drop=True)
 
 
 def is_papers_hub(hub: str) -> bool:

@@ -146,13 +146,13 @@ def routing_figure(specs: Iterable[RunSpec], store: ResultStore) -> Figure:
 
 
 def by_target(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
-    """Test accuracy of every run: dataset, hub, method, member, seed, accuracy."""
+    """Accuracy of every run: dataset, hub, method, member, seed, accuracy (test), val."""
     rows = [
         {"dataset": r.spec.dataset, "hub": r.spec.hub, "method": r.spec.method, "member": r.spec.member,
-         "seed": r.spec.seed, "accuracy": r.metrics["test"]["top1_accuracy"]}
+         "seed": r.spec.seed, "accuracy": r.metrics["test"]["top1_accuracy"], "val": r.metrics["val"]["top1_accuracy"]}
         for r in store.records(list(specs))
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["dataset", "hub", "method", "member", "seed", "accuracy"])
+    return pd.DataFrame(rows, columns=["dataset", "hub", "method", "member", "seed", "accuracy", "val"])
 
 
 def target_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -180,7 +180,8 @@ def target_table(frame: pd.DataFrame) -> pd.DataFrame:
 def margin_table(frame: pd.DataFrame) -> pd.DataFrame:
     """For each target the best fine-tuned member beside training from scratch: their difference and its spread; text.
 
-    The spread is the larger standard deviation over seeds of the two.
+    Validation images choose the member, by the mean over seeds. The spread is the larger standard deviation over seeds
+    of the two.
     """
     rows = []
     for name, part in frame.groupby("dataset", sort=False):
@@ -188,7 +189,7 @@ def margin_table(frame: pd.DataFrame) -> pd.DataFrame:
         scratch = part[part["method"] == "scratch"]["accuracy"]
         if singles.empty or scratch.empty:
             continue
-        member = str(singles.groupby("member")["accuracy"].mean().idxmax())
+        member = str(singles.groupby("member")["val"].mean().idxmax())
         best = singles[singles["member"] == member]["accuracy"]
         margin, spread = best.mean() - scratch.mean(), max(best.std(), scratch.std())
         rows.append({
@@ -204,19 +205,20 @@ def margin_table(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def lengths(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
-    """Test accuracy of every run with the steps of its training: hub, method, member, seed, steps, accuracy."""
+    """Accuracy of every run with the steps of its training: hub, method, member, seed, steps, accuracy (test), val."""
     rows = [
         {"hub": r.spec.hub, "method": r.spec.method, "member": r.spec.member, "seed": r.spec.seed,
-         "steps": r.spec.settings.iterations, "accuracy": r.metrics["test"]["top1_accuracy"]}
+         "steps": r.spec.settings.iterations, "accuracy": r.metrics["test"]["top1_accuracy"],
+         "val": r.metrics["val"]["top1_accuracy"]}
         for r in store.records(list(specs))
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["hub", "method", "member", "seed", "steps", "accuracy"])
+    return pd.DataFrame(rows, columns=["hub", "method", "member", "seed", "steps", "accuracy", "val"])
 
 
 def best_single(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the fine-tuned members of a hub and length replaced by the one with the best mean accuracy."""
+    """The frame with the fine-tuned members of a hub and length replaced by the one that validation images choose."""
     single = frame[frame["method"] == "finetune"]
-    means = single.groupby(["hub", "steps", "member"])["accuracy"].mean()
+    means = single.groupby(["hub", "steps", "member"])["val"].mean()
     best = set(means.groupby(level=[0, 1]).idxmax())
     keep = [key in best for key in zip(single["hub"], single["steps"], single["member"], strict=True)]
     return pd.concat([frame[frame["method"] != "finetune"], single[keep]])

@@ -85,7 +85,8 @@ def compare(
     ours = frame[(frame["metric"] == metric) & (frame["split"] == split)]
     hub = next(iter([*frame["hub"], *(spec.hub for spec in specs)]), "")
     planned = pd.DataFrame([_plan(spec) for spec in specs], columns=["method", "member", "options", "seed", "hub"])
-    theirs = published[published["metric"] == metric].set_index("method")
+    theirs = published[published["metric"] == metric].assign(listed=lambda rows: rows.get("listed", True))
+    theirs = theirs.set_index("method")
     papers_own = bool(hub) and reference.is_papers_hub(hub)
     keys = order(pd.concat([ours[list(planned.columns)], planned], ignore_index=True))
     variants = pd.Series([key[:2] for key in keys]).value_counts()
@@ -97,9 +98,10 @@ def compare(
         suffix = f" ({key[2]})" if variants[key[:2]] > 1 else ""
         wanted = len(planned[(planned[["method", "member", "options"]] == list(key)).all(axis=1)])
         rows.append({"method": key[0], "member": key[1], "title": title(*key[:2], hub) + suffix, "planned": wanted})
-        rows[-1] |= _seeds(chosen) | _paper(theirs, key[0] if not key[1] else key[1] if papers_own else "")
+        single = key[1] if papers_own and key[0] == "finetune" else ""  # the papers' rows of a member are fine-tuned
+        rows[-1] |= _seeds(chosen) | _paper(theirs, single if key[1] else key[0])
     titles, shown = {str(row["title"]) for row in rows}, {row["published"] for row in rows}
-    for name in (name for name in theirs.index if name not in shown):
+    for name in (name for name in theirs.index[theirs["listed"]] if name not in shown):
         method, member = ("finetune", name) if name in reference.SINGLES else (name, "")
         rows.append({"method": method, "member": member, "title": papers_title(name, titles), "planned": 0})
         rows[-1] |= _seeds(ours[:0]) | _paper(theirs, name)
