@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import claims, games, queries
+from zoolib import claims, games, plans, queries
 from zoolib.__main__ import main
 from zoolib.claims import CONTRADICTED, NOT_RUN, SUPPORTED, UNDECIDED, Claim
 from zoolib.grid import grid
@@ -205,6 +205,22 @@ def test_ratios_compare_costs_and_count_members(records: Records):
     assert found.values == pytest.approx([1 / 3] * 2)
 
 
+def test_costs_measured_of_the_first_member_alone_stand_for_the_others_only_where_all_are_alike(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for hub in ("mini-zoo", "mini-hub"):
+        for spec in plans.costs(hub, "mini"):
+            if spec.method in ("finetune", "hub_pathway"):
+                cost = {"params_m": 1.0 if spec.method == "finetune" else 5.5}
+                store.save(Result(spec, {"cost": cost}))
+    found = queries.ratio(Records(store, "mini"), "params_m", HP, TUNED, times_members=True)
+    assert found.values == pytest.approx([1.1]) and "mini-zoo" in found.cases[0]
+
+
+def test_the_needed_range_is_said_in_words():
+    words = {claim.wanted: claims.needed_text(claim) for claim in claims.claims()}
+    assert words[(0, None)] == "above 0" and words[(None, 0)] == "below 0" and words[(1.8, 2.6)] == "1.8 to 2.6"
+
+
 def with_tables(tmp_path: Path, change: Callable[[Result], None]) -> Records:
     store = ResultStore(tmp_path)
     for spec in grid("cls", "digits", "digits-zoo", "finetune,zoo_tuning,hub_pathway", "mini"):
@@ -259,7 +275,10 @@ def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_stor
     assert found["hub-pathway-costs-two-models"].verdict == CONTRADICTED  # all cost the same here
     assert found["atari-zoo-tuning-beats-scratch"].verdict == NOT_RUN
     board = claims.table(list(found.values()))
-    assert board["effect here [95 %]"][0] == "+4.0 points of accuracy [3.8, 4.2]" and len(board) == len(claims.claims())
+    assert board["effect here [95 %]"][0] == "+4.0 points of accuracy [3.8, 4.2]" and board["needed"][0] == "above 0"
+    assert len(board) == len(claims.claims())
+    exact = found["hub-pathway-costs-two-models"]
+    assert claims.effect_text(exact) == f"1.00 times [{exact.low:.2f} to {exact.high:.2f}]"
     none = claims.verdicts(ResultStore(tmp_path), "lab")
     assert claims.counts(none) == {SUPPORTED: 0, CONTRADICTED: 0, UNDECIDED: 0, NOT_RUN: len(none)}
 

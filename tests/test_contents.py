@@ -14,7 +14,7 @@ import synthetic
 from zoolib import contents, notebooks
 from zoolib.grid import grid
 from zoolib.paths import CHECKOUT, results_dir
-from zoolib.plans import CORE, LANDMARK_HUB, costs, planned
+from zoolib.plans import CORE, LANDMARK_HUB, costs, planned, tunings
 from zoolib.results import ResultStore
 
 
@@ -58,6 +58,14 @@ def test_a_page_with_nothing_to_show_is_left_out(committed: ResultStore) -> None
     committed.save(synthetic.result(grid("cls", "cars", "imagenet-lite", "scratch", "lab", 1)[0]))
     committed.save(synthetic.result(costs("resnet50-random", "paper")[0]))
     assert set(contents.pages("mini")) - set(before) >= {"cost-resnet50", "targets-mini-hub", "lab"}
+
+
+def test_a_page_of_ways_to_tune_waits_for_a_second_way(committed: ResultStore) -> None:
+    ways = [s for s in tunings("lab") if s.dataset == "cars" and s.seed == 0]
+    committed.save(synthetic.result(next(s for s in ways if s.method == "finetune")))
+    assert "tuning" not in contents.pages("mini")
+    committed.save(synthetic.result(next(s for s in ways if s.method == "l2_sp")))
+    assert "tuning" in contents.pages("mini")
 
 
 def test_a_page_depends_on_the_committed_records_of_its_datasets_and_hub(committed: ResultStore) -> None:

@@ -12,6 +12,7 @@ from zoolib import analysis_figures, cost_tables, costs, experiment, plans, reci
 from zoolib.grid import needed
 from zoolib.hub import Hub
 from zoolib.layers import surgery
+from zoolib.layers.adaagg import AdaAggConv2d
 from zoolib.layers.pathway import PathwayGenerator
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.methods.single import Single
@@ -113,6 +114,23 @@ def test_the_text_on_growth_says_by_how_much_and_whether_that_is_flat():
     assert "From 2 to 20 models, a training step takes 1.16 times as long (not flat within 15 %)" in text
     assert "an evaluation takes 0.86 times as long (flat within 15 %)" in text
     assert cost_tables.growth_text(cost_tables.growth([])) == "Not measured for this hub."
+
+
+def test_operations_of_zoo_tuning_are_those_of_its_definition_whatever_way_is_fastest():
+    members = Hub("digits-zoo").models()
+    layers, found = [], []
+    for strategy in ("auto", "stacked", "grouped"):
+        method = Single(surgery.aggregate(members), Classification(3))
+        layers = [module for module in method.modules() if isinstance(module, AdaAggConv2d)]
+        for layer in layers:
+            layer.strategy = strategy
+        found.append(recipe.cost_of(method, 8, CPU)["gmacs"])
+        assert {layer.strategy for layer in layers} == {strategy}, "as it was"
+    assert found[0] == pytest.approx(found[2]) and found[1] > 1.2 * found[0]
+    one = recipe.cost_of(Single(members[0], Classification(3)), 8, CPU)["gmacs"]
+    mixing = sum(layer.num_models * layer.weight[0].numel() for layer in layers) / 1e9
+    gates = sum(p.numel() for layer in layers for p in layer.gate.parameters() if p.dim() > 1) / 1e9
+    assert found[0] == pytest.approx(one + mixing + gates, rel=1e-3)
 
 
 def test_operations_of_routes_count_every_model_equally_whatever_the_weights_and_the_images():

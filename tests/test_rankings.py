@@ -115,6 +115,8 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     assert text.loc["Zoo-Tuning"].tolist()[2:] == ["", "not run", "not run"] and len(text) == len(choosing.STRATEGIES)
     cases = choosing.cases_text(found)
     assert cases["case"].tolist() == ["cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
+    both = pd.concat([found, found.iloc[:1].assign(hub="digits-zoo", strategy="zoo_tuning", accuracy=70.0)])
+    assert choosing.cases_text(both)["Zoo-Tuning"].tolist() == ["not possible", "70.0"]
 
 
 def test_strategies_are_compared_on_the_cases_and_seeds_that_both_have(store: ResultStore):

@@ -29,24 +29,27 @@ def frame(*rows: tuple[str, str, str, float, float]) -> pd.DataFrame:
 
 
 TRIED = frame(
-    # one member likes 0.03 on tiles and the other 0.1; textures decide
+    # both members like 0.03 on tiles, and textures like 0.01 by more
     ("tiles", "finetune", "supervised", 0.01, 50.0),
     ("tiles", "finetune", "moco", 0.01, 40.0),
-    ("tiles", "finetune", "supervised", 0.1, 60.0),
-    ("tiles", "finetune", "moco", 0.1, 50.0),
+    ("tiles", "finetune", "supervised", 0.03, 60.0),
+    ("tiles", "finetune", "moco", 0.03, 50.0),
     ("textures", "finetune", "supervised", 0.01, 80.0),
-    ("textures", "finetune", "supervised", 0.1, 50.0),
-    ("tiles", "scratch", "", 0.1, 30.0),
+    ("textures", "finetune", "supervised", 0.03, 50.0),
+    ("tiles", "scratch", "", 0.03, 30.0),
     ("tiles", "scratch", "", 0.01, 30.0),
 )
 
 
 def test_the_rate_is_that_of_the_best_mean_over_targets_of_the_mean_over_members():
     means = studies.by_rate(TRIED)
-    assert means.loc["finetune", 0.01] == (45 + 80) / 2 and means.loc["finetune", 0.1] == (55 + 50) / 2
+    assert means.loc["finetune", 0.01] == (45 + 80) / 2 and means.loc["finetune", 0.03] == (55 + 50) / 2
     assert studies.best_rates(TRIED) == {"finetune": 0.01, "scratch": 0.01}  # of equal ones the smallest
     table = studies.rate_table(TRIED)
-    assert table["0.01"].tolist() == ["**62.5**", "**30.0**"] and table["0.1"].tolist() == ["52.5", "30.0"]
+    assert table["0.01"].tolist() == ["62.5", "30.0"] and table["0.03"].tolist() == ["**52.5**", "**30.0**"]
+    assert studies.rate_note(TRIED).endswith("comes out ahead for Fine-tuning (0.01), From scratch (0.01).")
+    agreed = TRIED[TRIED["lr"] == 0.03]
+    assert studies.rate_note(agreed) == "", "the rate of the profiles is the best that was tried"
     assert len(studies.rate_figure(TRIED).axes) == 2
     with pytest.raises(ZoolibError, match="nothing to draw"):
         studies.rate_figure(TRIED[:0])

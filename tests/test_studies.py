@@ -60,6 +60,14 @@ def test_half_accuracies_divide_the_test_images_by_class(tmp_path: Path):
     assert row["things"] == pytest.approx(200 / 3) and row["land"] == 50
 
 
+def test_the_note_says_on_which_half_the_relative_is_not_the_better_model():
+    rows = [("detection", 75.7, 40.0), ("segmentation", 76.2, 88.0), ("moco", 70.0, 60.0)]
+    frame = pd.DataFrame(rows, columns=["member", "things", "land"]).assign(seed=0)
+    first, second = studies.half_note(frame).split(". ")
+    assert first.startswith("On things the detection member does not lead (75.7 % against 76.2 % of segmentation)")
+    assert second == "On land the segmentation member leads (88.0 %), so the right answer is known."
+
+
 def with_accuracy(spec: RunSpec, value: float, val: float | None = None) -> Result:
     made = synthetic.result(spec)
     made.metrics["test"]["top1_accuracy"] = value

@@ -7,6 +7,7 @@ import pandas as pd
 
 from zoolib.data import manifests
 from zoolib.grid import usual_options
+from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
 from zoolib.tables import NOT_RUN, title
 
@@ -21,6 +22,7 @@ STRATEGIES = {
     "b_tuning": ("B-Tuning with LogME's first three as teachers", "1", "1"),
     "distill": ("the ensemble distilled into one", "m + 1", "1"),
     "lite_zoo_tuning": ("Lite Zoo-Tuning", "1 of m kernels", "1"),
+    "model_soups": ("Model Soups", "m", "1"),
     "zoo_tuning": ("Zoo-Tuning", "1 of m kernels", "1, gated"),
     "hub_pathway": ("Hub-Pathway", "m together", "k and a generator"),
     "ensemble": ("ensemble of all fine-tuned", "m", "m"),
@@ -106,6 +108,9 @@ def cases_text(found: pd.DataFrame) -> pd.DataFrame:
     wide = found.pivot_table(index=KEY, columns="strategy", values="accuracy", sort=False)
     wide = wide.reindex(columns=[name for name in STRATEGIES if name in wide])
     text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}").reset_index()
+    for name in (name for name in text if name in METHODS and METHODS[name].homogeneous):
+        apart = [not manifests.hub(hub).homogeneous for hub in text["hub"]]
+        text.loc[apart, name] = "not possible"  # its members differ in architecture
     text.insert(0, "case", [f"{d} · {h} · {p}" for d, h, p in text[KEY].to_numpy()])
     return text.drop(columns=KEY).rename(columns=_SHORT)
 

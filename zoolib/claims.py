@@ -158,12 +158,13 @@ def verdicts(store: ResultStore, profile_name: str) -> list[Verdict]:
 
 
 def table(found: Sequence[Verdict]) -> pd.DataFrame:
-    """The scoreboard as a reader sees it: claim, verdict, effect and interval, cases, the paper's number, source."""
+    """The scoreboard as a reader sees it: claim, verdict, effect with interval, range needed, cases, paper, source."""
     rows = [
         {
             "claim": v.claim.claim,
             "verdict": v.verdict,
             "effect here [95 %]": effect_text(v),
+            "needed": needed_text(v.claim),
             "cases": str(len(v.effects.values)) if v.effects.values else "",
             "paper": paper_number(v.claim),
             "source": v.claim.source,
@@ -173,14 +174,23 @@ def table(found: Sequence[Verdict]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def needed_text(claim: Claim) -> str:
+    """The range in which the claim holds, such as `above 0` or `1.8 to 2.6`."""
+    low, high = claim.wanted
+    if low is None or high is None:
+        return f"below {high:g}" if low is None else f"above {low:g}"
+    return f"{low:g} to {high:g}"
+
+
 def effect_text(verdict: Verdict) -> str:
-    """`+2.2 points [0.4, 4.0]`, or why there is none."""
+    """`+2.2 points [0.4, 4.0]`, of a computed effect `2.1 times [2.0 to 2.4]`, or why there is none."""
     if verdict.verdict == NOT_RUN:
         return verdict.effects.lacks
     digits = 1 if "points" in verdict.claim.effect else 2
     sign = "" if "times" in verdict.claim.effect else "+"
     shown = f"{verdict.mean:{sign}.{digits}f}"
-    ends = f" [{verdict.low:.{digits}f}, {verdict.high:.{digits}f}]"
+    between = " to " if verdict.claim.exact else ", "  # the range over cases, not an interval
+    ends = f" [{verdict.low:.{digits}f}{between}{verdict.high:.{digits}f}]"
     if not math.isfinite(verdict.low):
         ends = " [one case]" if len(verdict.effects.values) == 1 else " [the same in every case]"
     return f"{shown} {verdict.claim.effect}{ends}"

@@ -20,7 +20,7 @@ from zoolib.hub import Hub, HubModel
 from zoolib.method import Method
 from zoolib.methods import method
 from zoolib.paths import build_dir
-from zoolib.recipe import Context, Outcome, even_routes
+from zoolib.recipe import Context, Outcome, as_defined, even_routes
 from zoolib.spec import RunSpec, Settings
 from zoolib.tasks import Classification
 from zoolib.train import Machine, sgd
@@ -127,10 +127,10 @@ def _growth(ctx: Measurement) -> dict[str, float]:
 def _measured(method: Method, ctx: Measurement) -> dict[str, float]:
     """Counted: parameters (M) and multiply-adds (G). Measured: memory (MB), iterations, images and seconds.
 
-    `gmacs` are convolutions and matrix products of one image at inference, with routes the mean over `even_routes`;
-    `gmacs_norm` adds two for each output of a batch norm, as the counters behind the published numbers do. In training
-    a batch of b images takes b * `train_gmacs` + `step_gmacs`: what is done once a step, such as aligning kernels, is
-    in the second.
+    `gmacs` are convolutions and matrix products of one image at inference, Zoo-Tuning's `as_defined`, with routes the
+    mean over `even_routes`; `gmacs_norm` adds two for each output of a batch norm, as the counters behind the published
+    numbers do. In training a batch of b images takes b * `train_gmacs` + `step_gmacs`: what is done once a step, such
+    as aligning kernels, is in the second.
     """
     x, target = _batch(ctx)
 
@@ -162,10 +162,11 @@ def _operations(method: Method, x: Tensor) -> dict[str, float]:
         method(x[:1])  # what is computed once and kept, such as aligned kernels, is no cost of an image
         counts = []
         for _ in even_routes(method):
-            method.eval()
-            one = multiply_adds(method, x[:1])
-            method.train()
-            counts.append((*one, *(sum(multiply_adds(method, x[:count])) for count in (2, 4))))
+            with as_defined(method):
+                method.eval()
+                one = multiply_adds(method, x[:1])
+                method.train()
+                counts.append((*one, *(sum(multiply_adds(method, x[:count])) for count in (2, 4))))
     matrix, norms, two, four = (statistics.mean(column) for column in zip(*counts, strict=True))
     return {
         "gmacs": matrix / 1e9,

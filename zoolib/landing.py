@@ -76,10 +76,10 @@ def fragment(store: ResultStore, most: int = 40) -> str:
     titles = {member.name: member.title for member in manifests.hub(spec.hub).members}
     found = claims.verdicts(store, spec.profile)
     where = f"{manifests.dataset(spec.dataset).title} from {manifests.hub(spec.hub).title}, profile {spec.profile}"
-    where += ", the case where transfer gains most"
+    where += ", the case where transfer gains most (some members are near relatives of their targets)"
     parts = [
         f'<p class="zl-result">{html.escape(where)}: {_scores(records, spec.options)}.',
-        f"Claims of the papers here: {claims.headline(found)}.</p>",
+        f"Claims of the papers in profile {spec.profile}: {claims.headline(found)}.</p>",
         standalone(widgets.explorer(first, titles, most)),
     ]
     return "\n".join(parts)

@@ -125,8 +125,8 @@ PROFILES: dict[str, Profile] = {
     ),
     "lab": Profile(
         "lab",
-        "Lab: real data at reduced size on one machine",
-        "real data at 48 to 96 pixels; hours on a CPU, minutes on a GPU",
+        "Lab: longer training at reduced size on one machine",
+        "images of 32 to 64 pixels, longer training than mini; hours on a CPU, minutes on a GPU",
         seeds=3,
         settings=Settings(
             image_size=64,

@@ -48,7 +48,11 @@ class Records:
 
     def __post_init__(self) -> None:
         found = self.store.records(profile=self.profile, standard=True)
-        self.all: list[Result] = [r for r in found if r.spec.task != games.TASK]
+        # Costs are measured of a hub's first member alone, which stands for the others where they are alike.
+        alike = {name: hub.homogeneous for name, hub in manifests.hubs().items()}
+        self.all: list[Result] = [
+            r for r in found if r.spec.task != games.TASK and (r.spec.task != "cost" or alike.get(r.spec.hub, False))
+        ]
         self.games = [r for r in found if r.spec.task == games.TASK and r.spec.settings == ControlSettings()]
 
     def of(

@@ -188,13 +188,14 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         if ranked.empty:
             continue
         where = f"{manifests.dataset(str(dataset)).title} · {hub} · {profile}"
-        mean = ranked.groupby("metric")["value"].mean()
+        typical = ranked.groupby("metric")["value"].median()  # one run of several may have been stopped for a while
         machine = ", ".join(sorted(set(ranked["machine"])))
-        rows.append((where, "features alone", mean["features_seconds"], mean["features_mb"], machine))
-        rows.append((where, "LogME", mean["features_seconds"] + mean["logme_seconds"], mean["logme_mb"], machine))
-        mean = tuned.groupby("metric")["value"].mean()
+        rows.append((where, "features alone", typical["features_seconds"], typical["features_mb"], machine))
+        seconds = typical["features_seconds"] + typical["logme_seconds"]
+        rows.append((where, "LogME", seconds, typical["logme_mb"], machine))
+        typical = tuned.groupby("metric")["value"].median()
         machine = ", ".join(sorted(set(tuned["machine"]))) or NOT_RUN
-        rows.append((where, "fine-tuning", mean.get("seconds"), mean.get("peak_memory_mb"), machine))
+        rows.append((where, "fine-tuning", typical.get("seconds"), typical.get("peak_memory_mb"), machine))
     shown = [(a, b, _amount(c), _amount(d), e) for a, b, c, d, e in rows]
     return pd.DataFrame(shown, columns=["dataset · hub · profile", "what", "seconds", "memory (MB)", "machine"])
 

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zoolib import stats
+from zoolib import rates, stats
 from zoolib.data import manifests
 from zoolib.palette import method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
-from zoolib.tables import plus_minus, title
+from zoolib.tables import NOT_RUN, plus_minus, title
 
 #: the classes of `mixture` that each member is the right source of
 RIGHT = {"detection": range(0, 8), "segmentation": range(8, 16)}
@@ -110,6 +110,20 @@ def _seeds(counts: Iterable[int]) -> str:
     """How many seeds the cells of a row have, such as `3` or `1 to 3`; empty cells do not count."""
     known = [count for count in counts if count]
     return "" if not known else str(known[0]) if len(set(known)) == 1 else f"{min(known)} to {max(known)}"
+
+
+def half_note(frame: pd.DataFrame) -> str:
+    """Whether the member that was pre-trained on a half of the images leads there, in one sentence a half."""
+    parts = []
+    for half, right in zip(HALVES, RIGHT, strict=True):
+        means = frame.groupby("member")[half].mean()
+        best, ours = str(means.idxmax()), means[right]
+        words = f"On {half} the {right} member leads ({ours:.1f} %), so the right answer is known"
+        if best != right:
+            words = f"On {half} the {right} member does not lead ({ours:.1f} % against {means[best]:.1f} % of {best}): "
+            words += "there *right* means the nearest relative, and not the better model"
+        parts.append(words)
+    return ". ".join(parts) + "."
 
 
 @styled
@@ -298,14 +312,22 @@ def best_rates(frame: pd.DataFrame) -> dict[str, float]:
 
 
 def rate_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`by_rate` in text: the chosen rate of each method in bold."""
-    means, best = by_rate(frame), best_rates(frame)
+    """`by_rate` in text: in bold the rate that each method has in the profiles (`rates.CHOSEN`)."""
     rows = []
-    for method, row in means.iterrows():
+    for method, row in by_rate(frame).iterrows():
         cells = {f"{lr:g}": "not run" if np.isnan(value) else f"{value:.1f}" for lr, value in row.items()}
-        chosen = f"{best[str(method)]:g}"
-        rows.append({"Method": title(str(method), "")} | cells | {chosen: f"**{cells[chosen]}**"})
+        chosen = f"{rates.rate(rates.CHOSEN_IN, str(frame['hub'].iloc[0]), str(method)):g}"
+        rows.append({"Method": title(str(method), "")} | cells | {chosen: f"**{cells.get(chosen, NOT_RUN)}**"})
     return pd.DataFrame(rows)
+
+
+def rate_note(frame: pd.DataFrame) -> str:
+    """Where these records would choose otherwise than was chosen, in one sentence; empty where they would not."""
+    hub, best = str(frame["hub"].iloc[0]), best_rates(frame)
+    other = {name: lr for name, lr in best.items() if lr != rates.rate(rates.CHOSEN_IN, hub, name)}
+    words = [f"{title(name, '')} ({lr:g})" for name, lr in other.items()]
+    reason = "The choice was made on the committed records and holds; computed here, another rate comes out ahead for "
+    return f"{reason}{', '.join(words)}." if words else ""
 
 
 @styled

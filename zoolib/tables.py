@@ -22,7 +22,8 @@ _DIGITS = {"nme": 2}  # of our own numbers; 1 for the others
 _COSTS = {  # metric -> heading, digits
     "seconds": ("training (s)", 0),
     "images_per_second": ("images/s", 0),
-    "params_m": ("params (M)", 2),
+    "inference_params_m": ("params (M)", 2),
+    "params_m": ("params, training (M)", 2),
     "trainable_params_m": ("trained (M)", 2),
     "gmacs": ("GMACs", 3),
     "peak_memory_mb": ("memory (MB)", 0),
@@ -233,23 +234,27 @@ def _cell(text: str) -> str:
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each method costs, as text: the mean over seeds of the recorded cost metrics."""
+    """What each method costs, as text: the median over seeds of the recorded cost metrics.
+
+    The median, because a machine that was stopped for a while makes one run of several ten times as long.
+    """
     frame = frame[frame["split"] == "cost"]
     rows = {}
     for method, member, options in order(frame):
         chosen = frame[(frame[["method", "member", "options"]] == [method, member, options]).all(axis=1)]
-        means = chosen.groupby("metric")["value"].mean()
+        medians = chosen.groupby("metric")["value"].median()
         name = title(method, member, chosen["hub"].iloc[0])
         name = name if name not in rows else f"{name} ({options})"
         rows[name] = {
-            heading: f"{means[metric]:,.{digits}f}" if pd.notna(means.get(metric)) else "—"
+            heading: f"{medians[metric]:,.{digits}f}" if pd.notna(medians.get(metric)) else "—"
             for metric, (heading, digits) in _COSTS.items()
             if metric in set(frame["metric"])
         }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
-    every, trained = (_COSTS[metric][0] for metric in ("params_m", "trainable_params_m"))
-    if {every, trained} <= set(table) and table[every].equals(table[trained]):
-        table = table.drop(columns=trained)  # all of them are trained
+    alike = (("trainable_params_m", "params_m"), ("params_m", "inference_params_m"))  # all trained; all kept
+    for name, other in ((_COSTS[a][0], _COSTS[b][0]) for a, b in alike):
+        if {name, other} <= set(table) and table[name].equals(table[other]):
+            table = table.drop(columns=name)
     return table
 
 
