@@ -18,7 +18,7 @@ from zoolib.spec import RunSpec, split_names
 
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
-_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles,textures", "profile": "lab"}
+_LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles,textures,shapes", "profile": "lab"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
