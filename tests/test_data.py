@@ -178,11 +178,20 @@ def test_random_boxes_lie_inside_with_areas_and_ratios_in_range():
 def test_ten_crops_are_those_of_torchvision():
     images = torch.randint(0, 256, (2, 12, 12, 3), dtype=torch.uint8)
     settings = dataclasses.replace(SETTINGS, test_crops=10)
-    mine = augment.test_crops(images, settings)
+    mine = augment.test_crops(images, settings, flip=True)
     theirs = TF.ten_crop(augment.to_float(images), [8, 8])
     assert len(mine) == 10
     for view in theirs:
         assert any(torch.equal(view, other) for other in mine)
+    assert all(map(torch.equal, augment.test_crops(images, settings, flip=False), mine[:5]))
+
+
+def test_images_that_may_not_be_mirrored_are_not_mirrored_when_they_are_scored():
+    settings = dataclasses.replace(SETTINGS, image_size=6, test_crops=10)
+    for name, views in (("digits", 5), ("tiles", 10)):
+        assert manifests.dataset(name).flip == (views == 10)
+        shown, _ = next(loaders.eval_batches(loaders.load(manifests.dataset(name), settings), "val", settings, 2))
+        assert len(shown) == views
 
 
 def test_a_shift_crop_is_a_window_of_the_edge_padded_image():

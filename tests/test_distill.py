@@ -182,6 +182,19 @@ def flow(count=2, **options):
     return KnowledgeFlow(pool[0], pool[1:], TASK, 16, **options)
 
 
+def test_knowledge_flow_refuses_networks_without_maps_of_channels():
+    class Last(nn.Module):  # (B, h, w, C), as a Swin transformer's stages
+        def forward(self, x):
+            return x.permute(0, 2, 3, 1)
+
+    pool = members(2)
+    for model in pool:
+        last = stages(model.backbone)[-1]
+        model.backbone.set_submodule(last, nn.Sequential(model.backbone.get_submodule(last), Last()))
+    with pytest.raises(ZoolibError, match=r"Knowledge Flow mixes maps \(B, C, h, w\), and a stage here gives"):
+        KnowledgeFlow(pool[0], pool[1:], TASK, 16)
+
+
 def test_knowledge_flow_trains_student_scores_and_transforms_and_no_teacher():
     method = flow()
     terms = backward(method)

@@ -1,6 +1,7 @@
 """From a specification to a record, and the command line around it."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -334,6 +335,7 @@ def test_the_fingerprint_covers_what_can_change_a_number_and_nothing_else():
     package = Path(runtime.__file__).parent
     covered = {p.relative_to(package).as_posix() for pattern in runtime._NUMERIC for p in package.glob(pattern)}
     assert {"train.py", "losses.py", "layers/adaagg.py", "methods/hubpathway.py", "data/augment.py"} <= covered
+    assert {f"data/{name}.py" for name in ("embedded", "render", "scenes", "things", "aerial")} <= covered
     assert "weights/digits-zoo/jigsaw.safetensors" in covered
     assert not {"figures.py", "tables.py", "__main__.py", "commands.py", "pages.py"} & covered
     assert all(list(package.glob(pattern)) for pattern in runtime._NUMERIC)
@@ -354,7 +356,58 @@ def test_a_workflow_refuses_a_negative_number_of_cores_and_a_second_one_in_its_f
         pass
 
 
-def test_killing_a_workflow_ends_its_jobs(tmp_path):
+def test_a_lock_that_a_child_inherits_lasts_as_long_as_the_child(tmp_path):
+    lock = tmp_path / "lock"
+    with locked(lock, lambda: pytest.fail("nobody has it")) as handle:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(handle.fileno(),))
+
+    def free():
+        child.communicate(b"\n")
+
+    with locked(lock, free):  # it is busy, as its first holder has gone and the child has not
+        assert child.returncode == 0
+
+
+def test_a_full_disk_is_one_line_wherever_it_is_met():
+    def wrapped():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("PytorchStreamWriter failed writing file")  # noqa: B904  as torch does
+
+    def plain():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for fail in (plain, wrapped):
+        with pytest.raises(ZoolibError, match="disk full: free some space"), experiment._enough_room():
+            fail()
+    with pytest.raises(FileNotFoundError), experiment._enough_room():
+        Path("/nowhere/at/all").read_text()
+    with pytest.raises(RuntimeError, match="shapes"), experiment._enough_room():
+        raise RuntimeError("shapes do not fit")
+
+
+def test_logits_that_were_cut_are_computed_again(tmp_path):
+    recipe.save_logits(tmp_path, {"test": np.zeros((20, 3), np.float32)}, "code")
+    assert recipe.load_logits(tmp_path, "code")["test"].shape == (20, 3)
+    file = tmp_path / "logits.npz"
+    file.write_bytes(file.read_bytes()[:100])
+    assert recipe.load_logits(tmp_path, "code") is None
+
+
+def test_a_soup_whose_ingredients_were_finished_before_has_the_same_record(store, tmp_path):
+    (spec,) = smoke("model_soups")
+    first = experiment.run(spec, store)
+    second = experiment.run(spec, ResultStore(tmp_path / "other"))
+    assert second.curves.equals(first.curves) and len(first.curves)
+    assert second.metrics["cost"].keys() == first.metrics["cost"].keys()
+    for name in ("seconds", "images_per_second"):
+        assert second.metrics["cost"][name] == first.metrics["cost"][name]
+    assert second.metrics["test"] == first.metrics["test"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGHUP], ids=["kill", "closed terminal"])
+def test_killing_a_workflow_ends_its_jobs(end, tmp_path):
     """The jobs are stood for by a program that starts another one and waits, as Snakemake does."""
     note = str(tmp_path / "job")
     job = f"import pathlib, os, time; pathlib.Path({note!r}).write_text(str(os.getpid())); time.sleep(60)"
@@ -375,7 +428,7 @@ workflow.run("book", "smoke", 1)
             break
         time.sleep(0.1)
     pid = int((tmp_path / "job").read_text())
-    process.terminate()
+    process.send_signal(end)
     assert process.wait(timeout=60) != 0
     for _ in range(100):
         state = Path(f"/proc/{pid}/stat")

@@ -256,9 +256,12 @@ def test_a_parquet_mirror_is_listed_downloaded_and_read(server: Files, tmp_path:
         server.content[f"/{path.name}"] = path.read_bytes()
         listing["default"].setdefault(path.name.split("-")[0], []).append(f"{server.url}/{path.name}")
     server.content["/api/datasets/timm/eurosat-rgb/parquet"] = json.dumps(listing).encode()
+    listing["default"]["contrast"] = [f"{server.url}/absent.parquet"]  # a split that nobody here asks for
+    server.content["/api/datasets/timm/eurosat-rgb/parquet"] = json.dumps(listing).encode()
     sizes = {"train": 30, "val": 30, "test": 30}
     manifest = DatasetManifest.model_validate(manifests.dataset("eurosat").model_dump(mode="json") | {"sizes": sizes})
     folder = fetch.fetch(manifest)
+    assert not [path for path, _ in server.asked if "absent" in path]
     assert json.loads((folder / "source.json").read_text())["source"] == "parquet-mirror"
     assert pq.read_table(folder / "train.parquet")["label"].to_pylist().count(9) == 3
     for bad in (b"[1]", b"{}", b'{"default": {"train": ["file:///etc/passwd"]}}', b"not json"):

@@ -11,7 +11,7 @@ import torch
 from zoolib import heatmaps, nme
 from zoolib.data.faces import CONTEXT, Faces
 from zoolib.data.landmarks import FaceImages, Similarity, draw, swapped
-from zoolib.data.manifests import dataset
+from zoolib.data.manifests import combined_sha256, dataset
 from zoolib.hub import Hub
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.spec import Settings, ZoolibError
@@ -307,3 +307,14 @@ def test_hub_pathway_on_heatmaps_weighs_each_members_maps_by_hand():
     assert torch.allclose(out.prediction, 0.5 * first + 0.3 * third, atol=1e-5)  # the aggregator starts as the sum
     terms = method.loss(out, torch.rand(2, 68, 2), task(), 0.0)
     assert set(terms) == {"task", "explore", "exploit"} and all(torch.isfinite(v) for v in terms.values())
+
+
+def test_a_changed_protocol_of_landmarks_is_another_dataset():
+    manifest = dataset("faces68")
+    points = manifest.landmarks
+    assert points is not None
+    sums = set()
+    for changes in ({}, {"sigma": 3.0}, {"normaliser_points": (0, 1)}, {"flip_pairs": []}, {"normaliser": "in words"}):
+        changed = manifest.model_copy(update={"landmarks": points.model_copy(update=changes)})
+        sums.add(combined_sha256(changed, "train", "test"))
+    assert len(sums) == 4, "words alone change nothing"

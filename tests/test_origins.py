@@ -6,13 +6,14 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from benchmarks import layouts
-from zoolib import origins, rehearsal
+from zoolib import cards, origins, rehearsal
 from zoolib.__main__ import main
 from zoolib.data import fetch, manifests
 from zoolib.spec import ZoolibError
@@ -62,6 +63,29 @@ def test_a_sample_sheet_is_made_of_data_that_are_here_and_of_no_other(tmp_path: 
         assert sheet.format == "JPEG" and sheet.size == (8 * 72, 3 * 72)
     (folder / "train.parquet").write_bytes(b"PAR1")
     assert origins.sample_sheet(manifests.dataset("cars")) is None
+
+
+def test_a_sheet_of_some_classes_shows_no_other(tmp_path: Path) -> None:
+    folder = tmp_path / "data/cifar100"
+    folder.mkdir(parents=True)
+    novel = manifests.dataset("cifar100-novel").classes
+    names = [novel[0], "apple", novel[1], "bear"]
+    images = [{"bytes": layouts.encode(np.full((8, 8, 3), 60 * label, np.uint8)), "path": ""} for label in range(4)] * 6
+    table = pa.table({"image": images, "label": [0, 1, 2, 3] * 6})
+    others = [name for name in novel if name not in names]
+    table = table.replace_schema_metadata({"classes": json.dumps([*names, *others])})
+    for split in ("train", "test"):
+        pq.write_table(table, folder / f"{split}.parquet")
+    with Image.open(io.BytesIO(origins.sample_sheet(manifests.dataset("cifar100-novel")) or b"")) as sheet:
+        shown = {round(sheet.getpixel((36 + 72 * x, 36 + 72 * y))[0] / 60) for x in range(8) for y in range(3)}
+    assert shown == {0, 2, 4}, "the two novel classes, and white where there are no more"
+
+
+def test_a_dataset_of_some_classes_is_fetched_as_the_whole_is() -> None:
+    assert "[CIFAR-100, novel classes](cifar100-novel.md)" in cards.dataset_table()
+    (line,) = [line for line in cards.dataset_table().splitlines() if "(cifar100-novel.md)" in line]
+    assert "| fetch |" in line
+    assert "python -m zoolib fetch cifar100-novel" in cards.dataset_card(manifests.dataset("cifar100-novel"))
 
 
 def record() -> dict[str, object]:

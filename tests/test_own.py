@@ -23,6 +23,7 @@ from zoolib.grid import grid
 from zoolib.hub import HubModel, build, check_features, split
 from zoolib.methods.single import Single
 from zoolib.nets import NETS
+from zoolib.paths import made_weights
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
 from zoolib.tasks import Classification
@@ -267,6 +268,17 @@ def test_a_hub_of_the_project_with_weights_of_yours_is_held_to_them_too(place: P
         manifests.hubs.cache_clear()
     monkeypatch.undo()
     assert manifests.hub_sha256("mini-zoo") is None
+
+
+def test_weights_that_are_made_here_are_part_of_their_hub(place: Path):
+    missing = manifests.hub_sha256("mini-zoo-independent")
+    (made, *_) = [m for m in hub("mini-zoo-independent").members if m.weights.startswith("made:")]
+    path = made_weights(made.weights.partition(":")[2])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"made")
+    first = manifests.hub_sha256("mini-zoo-independent")
+    path.write_bytes(b"made again")
+    assert len({missing, first, manifests.hub_sha256("mini-zoo-independent"), None}) == 4
 
 
 def test_a_checkpoint_with_a_head_of_its_own_is_ranked_without_its_head(place: Path):

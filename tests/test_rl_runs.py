@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from zoolib import games, runtime
+from zoolib.files import locked
 from zoolib.grid import grid
 from zoolib.rl import envs, loop, runs
 from zoolib.rl.der import Agent, DuelingHead, Network
@@ -27,6 +28,12 @@ TINY = ControlSettings(
 def network(actions: int) -> Network:
     torch.manual_seed(0)
     return Network(Plain(), DuelingHead(actions, 51, 8, 0.1))
+
+
+def test_a_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
+    spec = grid(games.TASK, "jamesbond", games.HUB, "scratch", "smoke", 1)[0]
+    with locked(tmp_path / "run.lock", lambda: None), pytest.raises(ZoolibError, match="another process computes"):
+        runs.run(spec, tmp_path)
 
 
 # Environment ----------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,21 @@ def work_dir(spec: RunSpec) -> Path:
     return build_dir() / "work" / spec.run_id
 
 
+@contextmanager
+def _enough_room() -> Iterator[None]:
+    """A full disk in one line: checkpoints, frames and logits are written on the way."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__  # torch.save raises an error of its own
+        if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ZoolibError(
+            f"disk full: free some space for {build_dir()} and start again; a run goes on from its checkpoint"
+        ) from None
+
+
+@_enough_room()
 def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Result:
     """Compute one specification, save its record and return it; the runs it needs are computed first where they lack.
 

@@ -32,8 +32,10 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
+def locked(path: Path, busy: Callable[[], None]) -> Iterator[IO[str]]:
     """A block that one process at a time is in; the lock, a file that stays, ends with the process.
+
+    It gives the open file: a child process that inherits it keeps the lock as long as it lives.
 
     Where another one is in it, `busy` is called first, which may raise, and then the block waits. Raises OSError where
     the file cannot be written.
@@ -45,4 +47,4 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[None]:
         except OSError:
             busy()
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from zoolib.data import manifests
@@ -111,7 +113,7 @@ def member_facts(member: MemberManifest) -> dict[str, object]:
 
 
 def sample_sheet(manifest: DatasetManifest, columns: int = 8, rows: int = 3, side: int = 72) -> bytes | None:
-    """A JPEG of training images spread over a present dataset; None where it is absent or embedded."""
+    """A JPEG of training images spread over a present dataset, of its own classes; None where absent or embedded."""
     from PIL import Image
 
     if manifest.source != "canonical":
@@ -119,9 +121,14 @@ def sample_sheet(manifest: DatasetManifest, columns: int = 8, rows: int = 3, sid
     try:
         file = pq.ParquetFile(manifests.find(manifest) / "train.parquet")
         images = file.read_row_group(0, columns=["image"])["image"]
+        numbers = np.arange(len(images))
+        if manifest.classes:
+            names = json.loads(file.schema_arrow.metadata[b"classes"])
+            taken = [names.index(name) for name in manifest.classes]
+            numbers = np.flatnonzero(np.isin(file.read_row_group(0, columns=["label"])["label"].to_numpy(), taken))
         sheet = Image.new("RGB", (columns * side, rows * side), "white")
-        for place, row in enumerate(_spread(len(images), columns * rows)):
-            with Image.open(io.BytesIO(images[row].as_py()["bytes"])) as image:
+        for place, row in enumerate(_spread(len(numbers), columns * rows)):
+            with Image.open(io.BytesIO(images[int(numbers[row])].as_py()["bytes"])) as image:
                 small = image.convert("RGB").resize((side - 2, side - 2))
             sheet.paste(small, (place % columns * side + 1, place // columns * side + 1))
     except (ZoolibError, OSError, ValueError, KeyError, TypeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -309,11 +310,11 @@ def save_logits(folder: Path, logits: Logits, code: str) -> None:
 def load_logits(folder: Path, code: str) -> Logits | None:
     """A run's logits, or None where they are absent, unreadable or of other code."""
     try:
-        with np.load(folder / "logits.npz") as file:
+        with (folder / "logits.npz").open("rb") as content, np.load(content) as file:
             if str(file["code"]) != code:
                 return None
             return {name: file[name] for name in file.files if name != "code"}
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 

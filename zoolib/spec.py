@@ -46,7 +46,8 @@ class Settings:
     """Everything about data and optimisation that changes a number.
 
     The defaults are the Zoo-Tuning protocol (ICML 2021, official code): SGD with Nesterov momentum, 15,000 iterations
-    of 48 images, square 256 -> RandomResizedCrop 224, ten-crop test with summed logits.
+    of 48 images, square 256 -> RandomResizedCrop 224, ten-crop test with summed logits (here
+    averaged: the same classes).
     """
 
     image_size: int = 224  # pixels; side of the square that enters the model

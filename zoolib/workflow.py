@@ -94,8 +94,8 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
     profile(profile_name)
     if cores < 0:
         raise ZoolibError(f"cores is {cores}; use a number of processes, or 0 for all cores")
-    with locked(build_dir() / "workflow.lock", _busy):  # two would compute, and tidy, the same runs
-        _run(target, profile_name, cores)
+    with locked(build_dir() / "workflow.lock", _busy) as lock:  # two would compute, and tidy, the same runs
+        _run(target, profile_name, cores, lock.fileno())
 
 
 def _busy() -> None:
@@ -106,7 +106,7 @@ def _stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _run(target: str, profile_name: str, cores: int) -> None:
+def _run(target: str, profile_name: str, cores: int, lock: int) -> None:
     which = "core" if target == "book" else "all"
     specs = prepare(profile_name, which)
     cores = cores or os.cpu_count() or 1
@@ -127,8 +127,11 @@ def _run(target: str, profile_name: str, cores: int) -> None:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, env=os.environ | one_thread,
             start_new_session=True,
+            pass_fds=(lock,),  # it holds the lock as long as it works, also where this process is killed for good
         )  # fmt: skip
-        before = signal.signal(signal.SIGTERM, _stop)  # a kill, too, ends the jobs
+        # A kill and a closed terminal, too, end the jobs; what nohup ignores stays ignored.
+        ends = [name for name in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(name) != signal.SIG_IGN]
+        before = {name: signal.signal(name, _stop) for name in ends}
         try:
             _watch(process, specs, began)
         except BaseException:
@@ -137,7 +140,8 @@ def _run(target: str, profile_name: str, cores: int) -> None:
             process.wait()
             raise
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for name, handler in before.items():
+                signal.signal(name, handler)
     if process.returncode:
         raise ZoolibError(f"{target} stopped: {_reason(log, began)}")
     if target == "reproduce":

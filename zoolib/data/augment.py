@@ -89,12 +89,15 @@ def train_batch(images: Tensor, settings: Settings, flip: bool, generator: torch
     return out
 
 
-def test_crops(images: Tensor, settings: Settings) -> list[Tensor]:
-    """The views whose logits are summed: the centre, or four corners and the centre with their flips (ten crops)."""
+def test_crops(images: Tensor, settings: Settings, flip: bool) -> list[Tensor]:
+    """The views whose logits are averaged: the centre, or (ten crops) four corners and the centre with their flips.
+
+    Without `flip`, where a mirrored image may be one of another class, ten crops are the first five.
+    """
     size, side = settings.image_size, images.shape[1]
     if settings.test_crops == 1:
         return [to_float(centre_crop(images, size))]
     far = side - size
     corners = [images[:, y : y + size, x : x + size] for y in (0, far) for x in (0, far)]
     views = [to_float(view) for view in [*corners, centre_crop(images, size)]]
-    return views + [view.flip(-1) for view in views]
+    return [*views, *(view.flip(-1) for view in views)] if flip else views

@@ -119,6 +119,9 @@ def _listed(source: Source, folder: Path, report: Report) -> list[SourceFile]:
         if config or len(content) > 1:
             content = {"": content[config or "default"]}
         splits: dict[str, list[str]] = next(iter(content.values()))
+        needed = {*formats.SPLIT_NAMES, *source.options.get("splits", {})}
+        if {"train", "test"} <= set(splits):  # what a mirror holds besides, such as distorted images, is left there
+            splits = {name: urls for name, urls in splits.items() if name in needed}
         return [
             SourceFile(name=f"{split}-{index:05d}.parquet", urls=[url])
             for split, urls in splits.items()

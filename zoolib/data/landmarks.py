@@ -98,8 +98,8 @@ class FaceImages:
         view = draw(len(rows), settings, flip, generator)
         return view.images(squares, settings.image_size), view.points(points, self.landmarks.flip_pairs)
 
-    def views(self, rows: np.ndarray, settings: Settings) -> tuple[list[Tensor], Tensor]:
-        """The one view that a face is scored in, [(B, 3, S, S)], and its points (B, K, 2)."""
+    def views(self, rows: np.ndarray, settings: Settings, flip: bool) -> tuple[list[Tensor], Tensor]:
+        """The one view that a face is scored in, never mirrored, [(B, 3, S, S)], and its points (B, K, 2)."""
         squares, points = self._take(rows)
         return [Similarity.identity(len(rows)).images(squares, settings.image_size)], points
 

@@ -50,10 +50,10 @@ class Images:
         images, labels = self.take(rows)
         return augment.train_batch(images, settings, flip, generator), labels
 
-    def views(self, rows: np.ndarray, settings: Settings) -> tuple[list[Tensor], Tensor]:
+    def views(self, rows: np.ndarray, settings: Settings, flip: bool) -> tuple[list[Tensor], Tensor]:
         """The test views of those rows, each (B, 3, S, S), and labels (B,)."""
         images, labels = self.take(rows)
-        return augment.test_crops(images, settings), labels
+        return augment.test_crops(images, settings, flip), labels
 
 
 Source = Any  # what a split is read from: Images, or FaceImages of a landmark dataset
@@ -306,4 +306,4 @@ def eval_batches(
     """Batches of a split in order: the test views, each (B, 3, S, S), and labels (B,) or points (B, K, 2)."""
     source, rows = data.split(split)
     for start in range(0, len(rows), batch_size):
-        yield source.views(rows[start : start + batch_size], settings)
+        yield source.views(rows[start : start + batch_size], settings, data.manifest.flip)

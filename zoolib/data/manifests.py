@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, OwnData
 from zoolib.files import atomic
-from zoolib.paths import build_dir, data_roots, shared
+from zoolib.paths import build_dir, data_roots, made_weights, shared
 from zoolib.spec import ZoolibError, unknown
 
 SOURCE = "source.json"  # in a dataset's folder: where fetch had its files from
@@ -133,18 +133,24 @@ def _beside(path: Path, member: MemberManifest) -> MemberManifest:
     return member.model_copy(update={"weights": f"file:{near}"}) if near and near.is_file() else member
 
 
-def hub_sha256(name: str) -> str | None:
-    """A checksum of your own hub: its manifest and the files of its weights; None for a packaged one.
+def _own_weights(member: MemberManifest) -> Path | None:
+    """The file of weights that do not ship and that nobody publishes."""
+    kind, _, name = member.weights.partition(":")
+    return made_weights(name) if kind == "made" else member.own_file
 
-    A hub is your own when it is the path of a YAML or has weights of the form file:PATH.
+
+def hub_sha256(name: str) -> str | None:
+    """A checksum of a hub whose weights do not ship: its manifest and the files; None for the others.
+
+    They are hubs by the path of a YAML, and those with weights of the form file:PATH or made:FILE.
     """
     named = name.endswith((".yaml", ".yml"))
-    if not named and (name not in hubs() or not any(member.own_file for member in hub(name).members)):
+    if not named and (name not in hubs() or not any(_own_weights(member) for member in hub(name).members)):
         return None
     digest = hashlib.sha256()
     for member in hub(name).members:
         digest.update(member.model_dump_json(exclude={"weights"}).encode())
-        file = member.own_file
+        file = _own_weights(member)
         digest.update((file_sha256(file) if file and file.is_file() else member.weights).encode())
     return digest.hexdigest()
 

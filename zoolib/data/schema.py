@@ -136,9 +136,11 @@ class DatasetManifest(_Strict):
 
     @property
     def reading(self) -> str:
-        """What decides which images of the files are taken, and whether they are mirrored; "" for all, mirrored."""
+        """What decides which images and points of the files are taken, and how; "" for all images, mirrored too."""
         taken = [self.flip, self.of, self.classes, self.apart_from]
-        return "" if taken == [True, None, [], None] else json.dumps(taken)
+        plain = "" if taken == [True, None, [], None] else json.dumps(taken)
+        points = self.landmarks.model_dump_json(exclude={"edges", "box", "normaliser"}) if self.landmarks else ""
+        return plain + points
 
     @property
     def folder(self) -> str:

@@ -20,7 +20,8 @@ from zoolib.tasks import Task
 class KnowledgeFlow(Method):
     """A student whose stages are mixed with those of frozen teachers while it trains, and which is alone at test time.
 
-    `image_size` is the side of the images to come: one is passed through to learn how wide the stages are.
+    `image_size` is the side of the images to come: one is passed through to learn how wide the stages are. Raises
+    ZoolibError for a network whose stages give no maps (B, C, h, w), such as a transformer.
     """
 
     def __init__(
@@ -43,9 +44,15 @@ class KnowledgeFlow(Method):
     def _widths(self, image_size: int) -> list[int]:
         was, image = self.student.training, torch.zeros(1, 3, image_size, image_size)
         with torch.no_grad():
-            widths = [features.shape[1] for features in capture(self.student.eval(), self.names, image, self._body())]
+            maps = capture(self.student.eval(), self.names, image, self._body())
         self.student.train(was)
-        return widths
+        for features in maps:  # of a square image; (B, h, w, C) and (B, tokens, C) are other networks'
+            if features.dim() != 4 or features.shape[2] != features.shape[3]:
+                raise ZoolibError(
+                    f"Knowledge Flow mixes maps (B, C, h, w), and a stage here gives {tuple(features.shape)}; "
+                    "use distill or hub_pathway with such a hub"
+                )
+        return [features.shape[1] for features in maps]
 
     def _body(self) -> nn.Module:
         return self.student.backbone

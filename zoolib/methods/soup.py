@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from zoolib.checkpoints import StateDict
+from zoolib.files import atomic
 from zoolib.hub import HubModel
 from zoolib.method import Method, Output
-from zoolib.recipe import Context, Outcome, cost_of, load_weights, save_weights, score
+from zoolib.recipe import Context, Outcome, load_weights, save_weights, score
 from zoolib.runtime import code_fingerprint, seed_everything
 from zoolib.spec import unknown
 from zoolib.train import evaluate
@@ -20,7 +24,6 @@ from zoolib.train import evaluate
 SOUPS = ("greedy", "uniform")
 # Learning rates of the ingredients over the profile's, in this order and then again with the next data order.
 RATES = (1.0, 0.5, 2.0, 0.25)
-_SECONDS = "seconds"  # beside the weights of an ingredient: how long it trained
 
 
 def uniform_soup(ingredients: Sequence[StateDict]) -> StateDict:
@@ -89,27 +92,35 @@ def _ingredients(ctx: Context, pot: Pot) -> tuple[list[StateDict], dict[str, flo
     Their costs are summed; the curves are the first one's.
     """
     start, origin = _copy(pot), f"{code_fingerprint()} {ctx.data.sha256}"  # neither other code's nor other data's
-    states: list[StateDict] = []
-    seconds, cost, curves = 0.0, {}, None
+    states, notes = list[StateDict](), list[dict[str, Any]]()
     for index in range(len(ctx.hub.names)):
         name, settings, seed = f"ingredient{index}", ctx.spec.settings, ctx.spec.seed + 1000 * (index // len(RATES))
-        state = load_weights(ctx.work, origin, name)
-        if state is None:
+        state, note = load_weights(ctx.work, origin, name), _note(ctx.work / f"{name}.json", origin)
+        if state is None or note is None:
             pot.load_state_dict(start)
             seed_everything(seed)
             settings = replace(settings, lr=settings.lr * RATES[index % len(RATES)])
             outcome = ctx.fit(pot, settings=settings, seed=seed, checkpoint=name)
-            cost, curves = outcome.metrics["cost"], outcome.curves if index == 0 else curves
-            state = _copy(pot) | {_SECONDS: torch.tensor(cost["seconds"], dtype=torch.float64)}
+            state, kept = _copy(pot), None if outcome.curves is None else outcome.curves.to_dict("list")
+            note = {"origin": origin, "cost": outcome.metrics["cost"], "curves": kept}
+            with atomic(ctx.work / f"{name}.json") as file:
+                file.write(json.dumps(note).encode())
             save_weights(ctx.work, state, origin, name)
-        seconds += state.pop(_SECONDS).item()
         states.append(state)
-    cost = cost or cost_of(pot, ctx.spec.settings.image_size, ctx.machine)
-    return (
-        states,
-        cost | {"seconds": seconds, "needed_seconds": sum(r.cost["seconds"] for r in ctx.needed.values())},
-        curves,
-    )
+        notes.append(note)
+    seconds = sum(note["cost"]["seconds"] for note in notes)
+    curves = None if notes[0]["curves"] is None else pd.DataFrame(notes[0]["curves"])
+    needed = sum(run.cost["seconds"] for run in ctx.needed.values())
+    return states, notes[-1]["cost"] | {"seconds": seconds, "needed_seconds": needed}, curves
+
+
+def _note(path: Path, origin: str) -> dict[str, Any] | None:
+    """What an ingredient cost and its curves; None where that is unreadable or of other code or data."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        return found if found["origin"] == origin else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _copy(module: nn.Module) -> StateDict:

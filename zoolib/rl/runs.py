@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoolib import games, runtime
-from zoolib.files import atomic
+from zoolib.files import atomic, locked
 from zoolib.paths import packaged_weights
 from zoolib.rl.der import DuelingHead, Network
 from zoolib.rl.encoders import Convolutions
@@ -96,9 +96,21 @@ def build(spec: RunSpec, settings: ControlSettings) -> tuple[Network, list[str]]
 
 
 def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutcome:
-    """Compute one specification; its checkpoint and final policy lie in `work`."""
+    """Compute one specification; its checkpoint and final policy lie in `work`.
+
+    Raises ZoolibError while another process computes it there: the two would write one log of frames.
+    """
     if spec.method == "random":
         return _random(spec)
+
+    def busy() -> None:
+        raise ZoolibError(f"another process computes {spec.label} in {work}; wait for it, or stop it first")
+
+    with locked(work / "run.lock", busy):
+        return _run(spec, work, progress)
+
+
+def _run(spec: RunSpec, work: Path, progress: Progress | None) -> GameOutcome:
     settings = spec.settings
     runtime.seed_everything(spec.seed)
     device = runtime.device()

@@ -14,6 +14,8 @@ from zoolib.spec import ZoolibError, unknown
 T = TypeVar("T")
 
 SPLITS = ("train", "val", "test")
+#: what mirrors call a split -> its name here
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "val", "val": "val"}
 
 #: reader of a manifest's source -> "module:function" below this package
 READERS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoolib.data.formats import Reading, Row, reason
+from zoolib.data.formats import SPLIT_NAMES, Reading, Row, reason
 from zoolib.spec import ZoolibError, unknown
 
 
@@ -25,7 +25,7 @@ def parquet(
     `splits` renames the mirror's splits ({"validation": "val"}); class names come from the columns' metadata where the
     shards carry them.
     """
-    renamed = {"train": "train", "test": "test", "validation": "val", "val": "val", **(splits or {})}
+    renamed = {**SPLIT_NAMES, **(splits or {})}
     shards: list[tuple[str, Path]] = []
     for name in sorted(files):
         split = name.removesuffix(".parquet").split("-")[0]
