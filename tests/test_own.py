@@ -139,6 +139,7 @@ def test_what_is_wrong_is_said_in_one_line(photos: Path, tmp_path: Path):
     ):
         with pytest.raises(ZoolibError, match=message):
             own.hub(["resnet10t"], weights)
+    assert own.hub(["resnet10t"], {"resnet10t": "random", "resnet18": "random"}).members[0].weights == "random"
     for names in ("resnet18", [], ["resnet10t", "resnet10t"]):
         with pytest.raises(ZoolibError, match="pass a list of different timm models"):
             own.hub(names)

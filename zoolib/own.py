@@ -41,13 +41,16 @@ SETTINGS = Settings(image_size=64, decode_size=64, batch_size=32, iterations=60,
 def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubManifest:
     """A hub of timm models by name.
 
-    `weights`, for all or by name: "timm" (downloaded by timm once, then cached), "package:MODULE", "file:PATH" or
-    "random". Raises ZoolibError for no name, a name given twice, an unknown architecture, or other weights.
+    `weights`, for all or by name (of more models than these, too): "timm" (downloaded by timm once, then cached),
+    "package:MODULE", "file:PATH" or "random". Raises ZoolibError for no name, a name given twice, an unknown
+    architecture, or other weights.
     """
+    import timm
+
     if isinstance(names, str) or not names or len({*names}) < len(names):
         raise ZoolibError(f"names are {names!r}; pass a list of different timm models, such as ['resnet18']")
     for name in () if isinstance(weights, str) else weights:
-        if name not in names:
+        if name not in names and not timm.is_model(name):  # a slip, after which its model would be downloaded
             raise unknown("model with weights", name, names)
     members = []
     for name in names:
