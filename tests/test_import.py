@@ -119,6 +119,11 @@ def test_groups_of_one_row_are_split_as_rows_are_and_a_group_of_two_classes_is_t
     assert not {*range(0, 40, 2), 40} & {*mixed["val"]} and np.bincount(labels[mixed["val"]])[0] == 10
 
 
+def test_rows_without_a_group_are_groups_of_their_own():
+    numbers = loaders._numbered(["a", None, "a", None, "row 1", "3"])
+    assert numbers[0] == numbers[2] and len(set(numbers.tolist())) == 5
+
+
 def test_a_class_keeps_an_image_to_train_on_however_few_it_has():
     labels = np.repeat([0, 1, 2], [8, 2, 1])
     rows = loaders.split_rows(labels, SETTINGS)

@@ -113,7 +113,7 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
     digest = file_sha256(path)
     rows, part = np.arange(len(labels)), ""
-    groups = np.unique(table["group"].to_numpy(), return_inverse=True)[1] if optional else None
+    groups = _numbered(table["group"].to_pylist()) if optional else None
     if taken:
         rows, labels, classes = _taken(path, labels, classes, taken)
         part = "-" + hashlib.sha256("\n".join(classes).encode()).hexdigest()[:8]
@@ -121,6 +121,12 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     if not cached.is_file():
         _decode_into(cached, path, table["image"], rows, side)
     return Images(np.load(cached, mmap_mode="r"), labels, classes, digest, groups if groups is None else groups[rows])
+
+
+def _numbered(names: Sequence[str | None]) -> np.ndarray:
+    """A number for each name, (N,) int64; a row without one is a group of its own."""
+    known = [f"row {row}" if name is None else f"group {name}" for row, name in enumerate(names)]
+    return np.unique(known, return_inverse=True)[1]
 
 
 def _taken(
@@ -168,11 +174,13 @@ def split_rows(labels: np.ndarray, settings: Settings, groups: np.ndarray | None
     """
     shuffled = np.random.default_rng(0).permutation(len(labels))
     groups = np.arange(len(labels)) if groups is None else groups
+    pairs = np.unique(np.stack([groups, labels]), axis=1)[0]  # each group once for every label that it has
+    both = np.isin(groups, pairs[1:][pairs[1:] == pairs[:-1]])  # copies under two labels
     val, train = [], []
     for value in np.unique(labels):
         of_class = shuffled[labels[shuffled] == value]
-        elsewhere = np.isin(groups[of_class], groups[labels != value])  # a copy of it has another label
-        of_class, held = _hold_out(of_class, groups, elsewhere, max(1, round(settings.val_fraction * len(of_class))))
+        wanted = max(1, round(settings.val_fraction * len(of_class)))
+        of_class, held = _hold_out(of_class, groups, both[of_class], wanted)
         val.append(of_class[:held])
         kept = min(len(of_class) - held, settings.train_per_class or len(of_class))
         share = max(1, round(settings.train_fraction * kept))
