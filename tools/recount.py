@@ -28,11 +28,8 @@ from zoolib.storage import to_json
 from zoolib.tasks import Classification, TargetTask
 from zoolib.train import Machine
 
-METHODS = (
-    "zoo_tuning",
-    "lite_zoo_tuning",
-    "hub_pathway",
-)  # the others' operations are a network's own, or sums of them
+# The others' operations are a network's own, or sums of them.
+METHODS = ("zoo_tuning", "lite_zoo_tuning", "hub_pathway")
 COUNTED = ("gmacs", "gmacs_norm", "train_gmacs", "step_gmacs")
 
 

@@ -168,7 +168,7 @@ def _how_to_get(manifest: DatasetManifest) -> str:
             f"Nothing to do: `python -m zoolib run {manifest.task} -p dataset {manifest.name}` works on any machine.\n"
         )
     run = "" if manifest.apart_from else f"python -m zoolib run {manifest.task} -p dataset {manifest.name}\n"
-    sources = (manifests.dataset(manifest.of) if manifest.of else manifest).sources
+    sources = manifests.whole(manifest).sources
     fetch = f"```bash\npython -m zoolib fetch {manifest.name}\n```\n\nOr put" if sources else "Put"
     return (
         f"{fetch} `train.parquet` and `test.parquet` into a folder `{manifest.folder}/` and name the folder above "
@@ -335,8 +335,7 @@ def _reach(manifest: DatasetManifest) -> str:
     """How to get a dataset, as its manifest alone says: the same on every machine."""
     if manifest.source == "embedded":
         return "embedded"
-    whole = manifests.dataset(manifest.of) if manifest.of else manifest
-    return "fetch" if any(origins.can_fetch(source) for source in whole.sources) else "by hand"
+    return "fetch" if any(map(origins.can_fetch, manifests.whole(manifest).sources)) else "by hand"
 
 
 def hub_table() -> str:

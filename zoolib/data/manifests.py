@@ -155,6 +155,11 @@ def hub_sha256(name: str) -> str | None:
     return digest.hexdigest()
 
 
+def whole(manifest: DatasetManifest) -> DatasetManifest:
+    """The dataset whose files it reads: itself, or the one that it takes some classes of."""
+    return dataset(manifest.of) if manifest.of else manifest
+
+
 def find(manifest: DatasetManifest, roots: list[Path] | None = None) -> Path:
     """The folder with train.parquet and test.parquet. Raises ZoolibError saying how to get it, or where to put it."""
     roots = roots or data_roots()
@@ -164,11 +169,7 @@ def find(manifest: DatasetManifest, roots: list[Path] | None = None) -> Path:
             return folder
     places = " or ".join(str(root / manifest.folder) for root in roots)
     column = "label" if manifest.task == "cls" else "landmarks"
-    fetch = (
-        f"run `python -m zoolib fetch {manifest.folder}`, or "
-        if (dataset(manifest.of) if manifest.of else manifest).sources
-        else ""
-    )
+    fetch = f"run `python -m zoolib fetch {manifest.folder}`, or " if whole(manifest).sources else ""
     raise ZoolibError(
         f"dataset {manifest.name!r} is not on this machine: {fetch}put train.parquet and test.parquet (columns image, "
         f"{column}) into {places}, or set ZOOLIB_DATA to the folder that holds {manifest.folder}/"
