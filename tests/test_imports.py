@@ -107,6 +107,7 @@ REPORTS = {
     "sheets",
     "galleries",
     "studies",
+    "rate_tables",
     "origins",
     "rehearsal",
     "apidoc",
@@ -127,6 +128,7 @@ TORCH_FREE = sorted(REPORTS | READABLE | {"storage"})
 NOTEBOOK_MODULES = {
     "galleries",
     "studies",
+    "rate_tables",
     "own",
     "complexity",
     "choosing",

@@ -73,7 +73,7 @@ PARAMETERS = {
 }
 DRAWING = re.compile(
     r"\b(\w*figures\.(?!measures|face_errors)\w+|routes\.(?!by_)\w+|arcade\.(?:rewards|episode)"
-    r"|studies\.\w+_figure|galleries\.(?:progress|examples)|widgets\.picture)\("
+    r"|(?:studies|rate_tables)\.\w+_figure|galleries\.(?:progress|examples)|widgets\.picture)\("
 )
 
 
@@ -171,7 +171,7 @@ def test_a_cell_that_shows_a_table_is_read_as_myst_which_alone_knows_tables(path
 def test_every_kind_of_figure_is_known_to_the_test_of_alternative_texts():
     cells = [cell.source for path in NOTEBOOKS for cell in read(path).cells if cell.cell_type == "code"]
     drawn = [call for source in cells for call in DRAWING.findall(source)]
-    assert set(drawn) >= {"arcade.rewards", "arcade.episode", "studies.rate_figure", "studies.routing_figure",
+    assert set(drawn) >= {"arcade.rewards", "arcade.episode", "rate_tables.rate_figure", "studies.routing_figure",
                           "studies.ancestry_figure", "galleries.progress", "galleries.examples", "widgets.picture",
                           "figures.accuracies", "routes.route_map", "landmark_figures.face_sheet"}  # fmt: skip
     by_type = [stamps.drawn_by(source, "figure") for source in cells]  # from what the functions return

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import cards, rates, studies
+from zoolib import cards, rate_tables, rates
 from zoolib.grid import grid, needed
 from zoolib.paths import CHECKOUT
 from zoolib.plans import ancestry, rate_study, routing
@@ -42,22 +42,22 @@ TRIED = frame(
 
 
 def test_the_rate_is_that_of_the_best_mean_over_targets_of_the_mean_over_members():
-    means = studies.by_rate(TRIED)
+    means = rate_tables.by_rate(TRIED)
     assert means.loc["finetune", 0.01] == (45 + 80) / 2 and means.loc["finetune", 0.03] == (55 + 50) / 2
-    assert studies.best_rates(TRIED) == {"finetune": 0.01, "scratch": 0.01}  # of equal ones the smallest
-    table = studies.rate_table(TRIED)
+    assert rate_tables.best_rates(TRIED) == {"finetune": 0.01, "scratch": 0.01}  # of equal ones the smallest
+    table = rate_tables.rate_table(TRIED)
     assert table["0.01"].tolist() == ["62.5", "30.0"] and table["0.03"].tolist() == ["**52.5**", "**30.0**"]
-    assert studies.rate_note(TRIED).endswith("comes out ahead for Fine-tuning (0.01), From scratch (0.01).")
+    assert rate_tables.rate_note(TRIED).endswith("comes out ahead for Fine-tuning (0.01), From scratch (0.01).")
     agreed = TRIED[TRIED["lr"] == 0.03]
-    assert studies.rate_note(agreed) == "", "the rate of the profiles is the best that was tried"
-    assert len(studies.rate_figure(TRIED).axes) == 2
+    assert rate_tables.rate_note(agreed) == "", "the rate of the profiles is the best that was tried"
+    assert len(rate_tables.rate_figure(TRIED).axes) == 2
     with pytest.raises(ZoolibError, match="nothing to draw"):
-        studies.rate_figure(TRIED[:0])
+        rate_tables.rate_figure(TRIED[:0])
 
 
 def test_test_accuracy_has_no_part_in_the_choice():
     spoiled = TRIED.assign(test=TRIED["lr"] * 1000)
-    assert studies.best_rates(spoiled) == studies.best_rates(TRIED)
+    assert rate_tables.best_rates(spoiled) == rate_tables.best_rates(TRIED)
 
 
 def test_every_method_that_trains_is_tried_at_the_same_rates_on_the_same_targets():
@@ -110,17 +110,17 @@ def test_accuracies_are_read_from_records(tmp_path: Path):
         made = synthetic.result(spec)
         metrics = {"val": {"top1_accuracy": 100 * spec.settings.lr}, "test": {"top1_accuracy": 1.0}}
         store.save(Result(spec, metrics, made.provenance))
-    found = studies.rates_tried(specs, store)
+    found = rate_tables.rates_tried(specs, store)
     assert len(found) == len(specs) and (found["val"] == 100 * found["lr"]).all()
-    assert studies.best_rates(found) == {"scratch": max(rates.TRIED)}
+    assert rate_tables.best_rates(found) == {"scratch": max(rates.TRIED)}
 
 
 @pytest.mark.parametrize("hub", rates.CHOSEN)
 def test_the_chosen_rates_are_those_that_the_committed_records_choose(hub: str):
     specs = rate_study(hub)
-    found = studies.rates_tried(specs, COMMITTED)
+    found = rate_tables.rates_tried(specs, COMMITTED)
     assert len(found) == len(specs)
-    assert rates.CHOSEN[hub] == studies.best_rates(found)
+    assert rates.CHOSEN[hub] == rate_tables.best_rates(found)
     assert set(rates.CHOSEN[hub]) == {spec.method for spec in specs}
 
 

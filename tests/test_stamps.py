@@ -87,7 +87,7 @@ def test_a_table_of_published_numbers_carries_no_profile_seed_commit_or_machine_
     ("source", "figure", "table"),
     [
         ("curves = figures.pareto(frame)\narcade.episode(samples)", "arcade.episode", ""),
-        ("studies.rate_figure(studies.by_rate(frame))", "studies.rate_figure", "studies.by_rate"),
+        ("rate_tables.rate_figure(rate_tables.by_rate(frame))", "rate_tables.rate_figure", "rate_tables.by_rate"),
         ("rankfigures.triples(rankings.table(here))", "rankfigures.triples", "rankings.table"),
         ("galleries.examples(hub, 'moco')", "galleries.examples", ""),
         ("widgets.gate_explorer(record, titles)", "widgets.gate_explorer", ""),

@@ -172,3 +172,12 @@ def member_colours(members: Sequence[str]) -> dict[str, str]:
             places[name] = free[0] if free else len(places) % len(MEMBER_COLOURS)
             taken.add(places[name])
     return {name: MEMBER_COLOURS[places[name]] for name in members}
+
+
+def log_ticks(axes: Axes, values: pd.Series, label: str) -> None:
+    """A logarithmic horizontal axis with a tick at each value, and a grid."""
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(values.unique()), [f"{value:g}" for value in sorted(values.unique())])
+    axes.minorticks_off()
+    axes.set_xlabel(label)
+    axes.grid(color="0.92")

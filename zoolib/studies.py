@@ -1,4 +1,7 @@
-"""Two experiments of this project's own, read from records: routing with a known answer; common ancestry. No torch."""
+"""Experiments of this project's own, read from records: routing with a known answer; targets with few labels; ancestry.
+
+No torch.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from zoolib import rates, stats
+from zoolib import stats
 from zoolib.data import manifests
-from zoolib.palette import method_colour, styled
+from zoolib.palette import log_ticks, method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
 from zoolib.tables import NOT_RUN, plus_minus, title
@@ -184,7 +186,7 @@ def target_table(frame: pd.DataFrame) -> pd.DataFrame:
         row, counts = {"": title(method, member, frame["hub"].iloc[0])}, []
         for name in frame["dataset"].unique():
             part = frame[(frame[["dataset", "method", "member"]] == [name, method, member]).all(axis=1)]
-            text = _spread(part["accuracy"]) if len(part) else "not run"
+            text = _spread(part["accuracy"]) if len(part) else NOT_RUN
             row[manifests.dataset(name).title] = f"**{text}**" if best[name] == f"{method}/{member}" else text
             counts.append(len(part))
         rows.append(row | {"Seeds": _seeds(counts)})
@@ -247,7 +249,7 @@ def ancestry_table(frame: pd.DataFrame) -> pd.DataFrame:
             for steps in sorted(chosen["steps"].unique()):
                 of = chosen[(chosen["method"] == method) & (chosen["hub"] == hub) & (chosen["steps"] == steps)]
                 name = "independent" if "independent" in hub else "common"
-                row[f"{name}, {steps} steps"] = _spread(of["accuracy"]) if len(of) else "not run"
+                row[f"{name}, {steps} steps"] = _spread(of["accuracy"]) if len(of) else NOT_RUN
                 counts.append(len(of))
         rows.append(row | {"Seeds": _seeds(counts)})
     return pd.DataFrame(rows)
@@ -271,84 +273,7 @@ def ancestry_figure(frame: pd.DataFrame) -> Figure:
         axes.plot(means.index, means, "o--" if independent else "o-", ms=4, color=method_colour(str(method)),
                   mfc="white" if independent else None,
                   label=f"{name}, independent" if independent else name)  # fmt: skip
-    _log_ticks(axes, chosen["steps"], "Training steps")
+    log_ticks(axes, chosen["steps"], "Training steps")
     axes.set_ylabel("Test accuracy (%)")
     figure.legend(loc="outside right upper")
-    return figure
-
-
-def _log_ticks(axes: Axes, values: pd.Series, label: str) -> None:
-    """A logarithmic horizontal axis with a tick at each value, and a grid."""
-    axes.set_xscale("log")
-    axes.set_xticks(sorted(values.unique()), [f"{value:g}" for value in sorted(values.unique())])
-    axes.minorticks_off()
-    axes.set_xlabel(label)
-    axes.grid(color="0.92")
-
-
-# Learning rates -------------------------------------------------------------------------------------------------------
-
-
-def rates_tried(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
-    """Validation and test accuracy (%) of every run: hub, dataset, method, member, lr, val, test."""
-    rows = [
-        {"hub": r.spec.hub, "dataset": r.spec.dataset, "method": r.spec.method, "member": r.spec.member,
-         "lr": r.spec.settings.lr, "val": r.metrics["val"]["top1_accuracy"], "test": r.metrics["test"]["top1_accuracy"]}
-        for r in store.records(list(specs))
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=["hub", "dataset", "method", "member", "lr", "val", "test"])
-
-
-def by_rate(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean validation accuracy over members, then over targets: one row a method, one column a rate."""
-    each = frame.groupby(["method", "dataset", "lr"], sort=False)["val"].mean()
-    means = each.groupby(level=["method", "lr"], sort=False).mean().unstack("lr")
-    return means.reindex(frame["method"].drop_duplicates()).sort_index(axis=1)
-
-
-def best_rates(frame: pd.DataFrame) -> dict[str, float]:
-    """Each method's rate of the highest mean validation accuracy; the smallest of several equal ones."""
-    return {str(method): float(str(row.idxmax())) for method, row in by_rate(frame).iterrows()}
-
-
-def rate_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """`by_rate` in text: in bold the rate that each method has in the profiles (`rates.CHOSEN`)."""
-    rows = []
-    for method, row in by_rate(frame).iterrows():
-        cells = {f"{lr:g}": "not run" if np.isnan(value) else f"{value:.1f}" for lr, value in row.items()}
-        chosen = f"{rates.rate(rates.CHOSEN_IN, str(frame['hub'].iloc[0]), str(method)):g}"
-        rows.append({"Method": title(str(method), "")} | cells | {chosen: f"**{cells.get(chosen, NOT_RUN)}**"})
-    return pd.DataFrame(rows)
-
-
-def rate_note(frame: pd.DataFrame) -> str:
-    """Where these records would choose otherwise than was chosen, in one sentence; empty where they would not."""
-    hub, best = str(frame["hub"].iloc[0]), best_rates(frame)
-    other = {name: lr for name, lr in best.items() if lr != rates.rate(rates.CHOSEN_IN, hub, name)}
-    words = [f"{title(name, '')} ({lr:g})" for name, lr in other.items()]
-    reason = "The choice was made on the committed records and holds; computed here, another rate comes out ahead for "
-    return f"{reason}{', '.join(words)}." if words else ""
-
-
-@styled
-def rate_figure(frame: pd.DataFrame) -> Figure:
-    """Validation accuracy against the learning rate: a panel a target, a line a method (the mean over members).
-
-    Raises ZoolibError when the frame is empty.
-    """
-    if frame.empty:
-        raise ZoolibError("nothing to draw: no run has a record yet")
-    names = list(frame["dataset"].unique())
-    figure = Figure(figsize=(3.1 * len(names) + 1.4, 3.0), layout="constrained")
-    panels = figure.subplots(1, len(names), squeeze=False).ravel()
-    for axes, name in zip(panels, names, strict=True):
-        part = frame[frame["dataset"] == name]
-        for method in part["method"].unique():
-            means = part[part["method"] == method].groupby("lr")["val"].mean()
-            axes.plot(means.index, means, "o-", ms=4, color=method_colour(str(method)), label=title(str(method), ""))
-        _log_ticks(axes, part["lr"], "Learning rate")
-        axes.set_title(manifests.dataset(str(name)).title)
-    panels[0].set_ylabel("Validation accuracy (%)")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
     return figure
