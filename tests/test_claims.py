@@ -92,7 +92,8 @@ def test_the_rule_of_the_verdict(values: list[float], wanted: tuple[float | None
 
 
 def test_a_verdict_says_why_its_effect_has_no_interval():
-    for values, words in (([2.0], "one case"), ([2.0, 2.0, 2.0], "the same in every case")):
+    same = "the same in every case"
+    for values, words in (([2.0], "one case"), ([2.0, 2.0, 2.0], same), ([0.1 + 0.2, 0.3, 0.3], same)):
         assert claims.effect_text(claims.judge(claim((0, None)), Effects(values, [""] * len(values)))).endswith(
             f"[{words}]"
         )

@@ -85,13 +85,13 @@ def test_training_curves_draw_the_mean_over_seeds(store: ResultStore):
     curves = store.curves()
     figure = figures.training_curves(curves)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
-    assert list(panels) == ["Validation accuracy (%)", "Task loss", "Exploration loss", "Exploitation loss"]
+    assert list(panels) == ["Validation accuracy (%)", "Task loss", "λ × exploration loss", "Exploitation loss"]
     line = next(x for x in panels["Validation accuracy (%)"].lines if x.get_label() == "finetune/jigsaw")
     chosen = curves[(curves["member"] == "jigsaw") & (curves["term"] == "top1_accuracy")]
     means = chosen.groupby("iteration")["value"].mean()
     assert line.get_xdata().tolist() == means.index.tolist() == [1, 2, 4]
     np.testing.assert_allclose(line.get_ydata(), means.to_numpy())
-    assert [x.get_label() for x in panels["Exploration loss"].lines] == ["hub_pathway/"]
+    assert [x.get_label() for x in panels["λ × exploration loss"].lines] == ["hub_pathway/"]
 
 
 def test_a_reference_far_above_every_value_is_written_and_not_drawn(store):

@@ -85,7 +85,7 @@ def test_a_dataset_card_states_every_field_of_its_manifest(name: str) -> None:
     assert all(text in flat for text in (" ".join(text.split()) for text in manifest.differences))
     if manifest.landmarks:
         first, second = manifest.landmarks.normaliser_points
-        assert f"points {first} and {second} (counted from 0)" in card
+        assert f"points {first} and {second}, counted from 0" in card
         assert card.count("–") >= len(manifest.landmarks.flip_pairs)
     assert f"{manifest.sizes.train:,} train, {manifest.sizes.test:,} test" in card
     assert ("flips are used" in card) == manifest.flip

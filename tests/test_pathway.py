@@ -191,6 +191,13 @@ def test_explore_is_minus_the_entropy_of_the_mean_weights():
     assert losses.explore(collapsed).item() == 0.0
 
 
+def test_exploring_has_a_gradient_where_a_models_weight_underflows():
+    logits = torch.tensor([[0.0, -200.0], [0.0, -150.0]], requires_grad=True)
+    loss = losses.explore(logits.softmax(-1))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert loss.item() == 0.0 and torch.isfinite(gradient).all()
+
+
 def test_explore_and_entropy_pass_gradcheck():
     logits = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda z: losses.explore(z.softmax(-1)), (logits,))

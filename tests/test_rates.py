@@ -47,7 +47,7 @@ def test_the_rate_is_that_of_the_best_mean_over_targets_of_the_mean_over_members
     assert rate_tables.best_rates(TRIED) == {"finetune": 0.01, "scratch": 0.01}  # of equal ones the smallest
     table = rate_tables.rate_table(TRIED)
     assert table["0.01"].tolist() == ["62.5", "30.0"] and table["0.03"].tolist() == ["**52.5**", "**30.0**"]
-    assert rate_tables.rate_note(TRIED).endswith("comes out ahead for Fine-tuning (0.01), From scratch (0.01).")
+    assert rate_tables.rate_note(TRIED).endswith("another validates best for Fine-tuning (0.01), From scratch (0.01).")
     agreed = TRIED[TRIED["lr"] == 0.03]
     assert rate_tables.rate_note(agreed) == "", "the rate of the profiles is the best that was tried"
     assert len(rate_tables.rate_figure(TRIED).axes) == 2

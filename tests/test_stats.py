@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from zoolib import stats
+from zoolib.spec import ZoolibError
 
 
 def test_mean_std_and_interval_of_three_values_by_hand():
@@ -42,6 +43,13 @@ def test_differences_without_a_spread_have_no_p_for_t_divides_by_it():
     rounded = stats.paired(pd.Series([81.3, 82.3, 83.3]), pd.Series([80.2, 81.2, 82.2]))  # 1.1 but for rounding
     assert math.isnan(rounded.p)
     assert stats.best(pd.DataFrame({"a": a + 1, "b": a})) is None
+
+
+def test_a_seed_that_occurs_twice_has_no_pair():
+    twice = pd.Series([1.0, 2.0, 3.0], index=[0, 0, 1])
+    for a, b in ((twice, twice.iloc[1:]), (twice.iloc[1:], twice)):
+        with pytest.raises(ZoolibError, match="a seed occurs twice"):
+            stats.paired(a, b)
 
 
 def test_pairing_finds_what_the_spread_between_seeds_hides():

@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable
 
+import mpmath
 import numpy as np
 import pytest
 from scipy.optimize import minimize
@@ -89,6 +90,42 @@ def test_logme_is_the_maximum_of_the_true_log_marginal_likelihood_and_its_algori
         assert result.per_output == pytest.approx(expected, rel=1e-7, abs=1e-7), algorithm
         assert result.score == pytest.approx(expected.mean(), rel=1e-7)
     assert (logme(features, labels).per_output >= expected - 1e-12).all()
+
+
+def density(features: np.ndarray, y: np.ndarray, alpha: float, beta: float) -> float:
+    """log N(y; 0, F F^T / alpha + I / beta) / N in 60 digits."""
+    with mpmath.workdps(60):
+        f, target = mpmath.matrix(features.astype(float).tolist()), mpmath.matrix(y.tolist())
+        covariance = f * f.T / mpmath.mpf(alpha) + mpmath.eye(len(y)) / mpmath.mpf(beta)
+        root = mpmath.cholesky(covariance)
+        white = mpmath.lu_solve(root, target)
+        volume = 2 * mpmath.fsum(mpmath.log(root[i, i]) for i in range(len(y)))
+        return float(-(len(y) * mpmath.log(2 * mpmath.pi) + volume + mpmath.fsum(v**2 for v in white)) / 2 / len(y))
+
+
+@pytest.mark.parametrize(("count", "width", "size", "kind"), [
+    (24, 5, 1e8, np.float64), (24, 5, 1e9, np.float64), (12, 30, 1e8, np.float64), (24, 5, 6e4, np.float16),
+])  # fmt: skip
+def test_a_huge_column_hides_no_maximum_of_the_small_ones(count: int, width: int, size: float, kind: type):
+    labels = classes(count, 3)
+    small = clusters(labels, width, 0, 3.0) * (1e-4 if kind is np.float16 else 1.0)
+    features = np.hstack([np.full((count, 1), size), small]).astype(kind)
+    result = logme(features, labels)
+    assert result.algorithm == "auto (svd)"
+    best = np.max([logme(features, labels, name).per_output for name in ALGORITHMS], axis=0)
+    assert (result.per_output >= best - 1e-7).all()
+    for y, alpha, beta, score in zip(one_hot(labels).T, result.alpha, result.beta, result.per_output, strict=True):
+        if np.isfinite(alpha) and np.isfinite(beta):
+            assert score == pytest.approx(density(features, y, alpha, beta), abs=1e-7)
+
+
+def test_features_that_are_always_zero_need_no_slower_way():
+    labels = classes(90, 3)
+    features = clusters(labels, 8, 0, 0.6)
+    dead = logme(np.hstack([features, np.zeros((90, 4))]), labels)
+    assert dead.algorithm == "auto (gram)"
+    assert dead.per_output == pytest.approx(logme(features, labels).per_output, rel=1e-12)
+    assert dead.weights.shape == (12, 3) and not dead.weights[8:].any()
 
 
 def test_regression_on_several_outputs_is_the_mean_of_each_alone():
@@ -241,6 +278,12 @@ def test_where_the_pairwise_condition_fails_the_iteration_runs_away_and_the_maxi
     assert best.t[0] == np.inf and best.alpha[0] == np.inf and best.beta[0] == pytest.approx(20 / 2.08)
 
 
+def test_the_pairwise_condition_is_sufficient_and_not_necessary():
+    spectrum = spectrum_of([0.5, 100.0], [5.0, 0.0], 0.5, 20)
+    assert not evidence.converges(spectrum)[0]
+    assert orbit(spectrum, 5000) == pytest.approx(evidence.maximise(spectrum).t[0], rel=1e-6)
+
+
 def test_where_the_rank_equals_the_number_of_samples_the_noise_may_vanish():
     spectrum = spectrum_of([4.0, 2.0, 0.5], [4.0, 2.0, 0.5], 0.0, 3)
     assert not evidence.converges(spectrum)[0]
@@ -310,6 +353,11 @@ def test_transrate_equals_its_definition_and_separated_classes_score_more():
     assert transrate(features, labels) == pytest.approx(expected, rel=1e-10)
     assert transrate(features, labels) > transrate(features, np.random.default_rng(0).permutation(labels))
     assert transrate(features[:5].repeat(3, 1), labels[:5]) > 0  # N < D
+    few = np.r_[:30, 31, 33, 35]  # 15 samples of one class, 18 of the other
+    part, of = features[few] - features[few].mean(0), labels[few]
+    assert (of == 0).sum() != (of == 1).sum()
+    shares = sum((of == c).mean() * rate(part[of == c]) for c in (0, 1))
+    assert transrate(features[few], of) == pytest.approx(rate(part) - shares, rel=1e-10)
 
 
 # Baselines and the comparison of rankings -----------------------------------------------------------------------------
@@ -340,6 +388,12 @@ def test_one_neighbour_is_the_label_of_the_nearest_direction():
     features, labels = np.array([[1.0, 0], [0, 1], [-1, 0]]), np.array([0, 1, 1])
     new = np.array([[9.0, 1], [1, 9], [-5, 1]])
     assert nearest_neighbours(features, labels, new, np.array([0, 1, 1]), k=1) == 100
+
+
+def test_near_neighbours_outvote_more_of_them_that_are_far():
+    features, labels = np.array([[1.0, 0.0], [-0.8, 0.6], [-0.8, -0.6]]), np.array([0, 1, 1])
+    # cosines with (1, 0) are 1, -0.8 and -0.8: class 0 has 2 votes, class 1 has 0.4; heads would elect class 1
+    assert nearest_neighbours(features, labels, np.array([[1.0, 0.0]]), np.array([0]), k=3) == 100
 
 
 def test_weighted_kendall_of_the_same_and_the_reverse_order_and_its_weight_on_the_top():

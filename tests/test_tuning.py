@@ -495,11 +495,15 @@ def test_ranking_a_hub_extracts_each_model_once_and_records_every_score(tmp_path
         records[0].metrics["train"]
     )  # pretexts leave no source head
     assert 0 <= records[0].metrics["val"]["linear_probe"] <= 100
+    for cost in (record.metrics["cost"] for record in records):
+        assert cost["seconds"] == pytest.approx(cost["features_seconds"] + cost["logme_seconds"])
     settings, data = records[0].spec.settings, loaders.load(manifests.dataset("digits"), records[0].spec.settings)
     monkeypatch.setattr(features, "_run", lambda *_: pytest.fail("extracted again"))
     machine = Machine(device(), "float32")
     kept = features.extract(HUB.manifest.member("jigsaw"), data, settings, machine)
     assert kept.cached and kept.splits["train"].shape == (100, 64)
+    # LogME reads the training split alone, and is not charged for the validation images
+    assert kept.seconds["val"] > 0 and records[1].metrics["cost"]["features_seconds"] == kept.seconds["train"]
     assert logme(kept.splits["train"], kept.labels["train"]).score == records[1].metrics["train"]["logme"]
     images = torch.from_numpy(np.stack([data.train.pixels[row] for row in data.rows["train"]]))
     with torch.no_grad():

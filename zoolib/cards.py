@@ -96,7 +96,6 @@ def dataset_card(manifest: DatasetManifest) -> str:
         "shares no image with": _dataset_link(manifest.apart_from),
     }
     facts |= {f"SHA-256, {split}": f"`{digest}`" for split, digest in manifest.sha256.items()}
-    facts |= origins.landmark_facts(manifest)
     parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
     parts += _pictures(manifest.name) if installed else ["<!-- sample sheet -->\n"]
     parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
@@ -159,6 +158,7 @@ def _what(manifest: DatasetManifest) -> dict[str, object]:
         "target": f"Gaussians, σ = {points.sigma:g} heatmap pixels",
         "subsets": ", ".join(points.subsets),
         "mirrored images": _mirrored(manifest),
+        "points that a mirror swaps": ", ".join(f"{a}–{b}" for a, b in points.flip_pairs),
     }
 
 

@@ -21,9 +21,9 @@ STRATEGIES = {
     "l2_sp": ("LogME's first, with L2-SP", "1", "1"),
     "b_tuning": ("B-Tuning with LogME's first three as teachers", "1", "1"),
     "distill": ("the ensemble distilled into one", "m + 1", "1"),
-    "lite_zoo_tuning": ("Lite Zoo-Tuning", "1 of m kernels", "1"),
-    "model_soups": ("Model Soups", "m", "1"),
-    "zoo_tuning": ("Zoo-Tuning", "1 of m kernels", "1, gated"),
+    "lite_zoo_tuning": ("Lite Zoo-Tuning", "1, with m kernels a layer", "1"),
+    "model_soups": ("Model Soups", "2m", "1"),
+    "zoo_tuning": ("Zoo-Tuning", "1, with m kernels a layer", "1, gated"),
     "hub_pathway": ("Hub-Pathway", "m together", "k and a generator"),
     "ensemble": ("ensemble of all fine-tuned", "m", "m"),
 }

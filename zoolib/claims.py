@@ -126,7 +126,7 @@ def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float
     mean = float(data.mean())
     if exact:
         return mean, float(data.min()), float(data.max())
-    if len(data) < 2 or np.ptp(data) == 0:
+    if len(data) < 2 or np.ptp(data) <= stats.ROUNDING * max(1.0, float(np.abs(data).max())):
         return mean, -math.inf, math.inf
     found = stats.summarise(data)
     return found.mean, found.low, found.high

@@ -32,7 +32,7 @@ class Spectrum:
     squared: np.ndarray  # (r,) squared singular values, all positive
     seen: np.ndarray  # (r, C) squared coordinates of the targets along the left singular vectors
     rest: np.ndarray  # (C,) squared length of the targets outside the span of the features
-    unresolved: int  # directions among min(N, D) that the decomposition cannot tell from zero
+    unresolved: int  # directions that the decomposition cannot tell from zero, though features may point there
     weights: Callable[[np.ndarray], np.ndarray]  # t (C,) -> posterior mean (D, C)
     of_rows: bool = False  # whether it came from F F^T
 
@@ -108,7 +108,8 @@ def by_gram(features: np.ndarray, targets: np.ndarray) -> Spectrum:
     rest = np.maximum((targets**2).sum(0) - seen.sum(0), 0.0)
     if len(values) == count:
         rest = np.zeros_like(rest)
-    return Spectrum(count, values, seen, rest, min(count, width) - len(values), weights, count < width)
+    resolvable = min(count, np.count_nonzero(features.any(0)))  # features that are always zero hide nothing
+    return Spectrum(count, values, seen, rest, resolvable - len(values), weights, count < width)
 
 
 def _eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,6 +242,8 @@ def error_bound(spectrum: Spectrum, maximum: Maximum) -> float:
     Its eigenvectors and eigenvalues are those of a matrix that differs by about eps times the largest eigenvalue; the
     terms below are what such a change does to log det and to Q, and what the subtraction in `rest` loses.
     """
+    if spectrum.unresolved:
+        return np.inf  # the highest maximum may lie in a direction that was dropped, where none of the others show it
     finite = np.isfinite(maximum.t)
     if not len(spectrum.squared) or not finite.any():
         return 0.0
@@ -249,7 +252,7 @@ def error_bound(spectrum: Spectrum, maximum: Maximum) -> float:
     length, full = seen.sum(0) + rest, len(spectrum.squared) == spectrum.count
     with np.errstate(divide="ignore", invalid="ignore"):
         beyond = 0.0 if full else rest / t
-        trace = (1 / sums).sum(0) + (spectrum.unresolved / t if spectrum.unresolved else 0.0)
+        trace = (1 / sums).sum(0)
         over_t = (seen / sums).sum(0) + beyond  # Q / t
         if spectrum.of_rows:
             fit = largest * ((seen / sums**2).sum(0) + (0.0 if full else beyond / t)) / over_t

@@ -38,7 +38,7 @@ class Features:
     splits: dict[str, np.ndarray]  # split -> (N, D) float32, memory-mapped
     labels: dict[str, np.ndarray]  # split -> (N,)
     head: tuple[np.ndarray, np.ndarray] | None  # the source head's weights (Cs, D) and bias (Cs,)
-    seconds: float  # that their extraction took when it was done
+    seconds: dict[str, float]  # that the extraction of each split took when it was done
     cached: bool
 
     def source_probabilities(self, split: str) -> np.ndarray | None:
@@ -91,7 +91,7 @@ def extract(
     path = folder / f"{keys[splits[0]]}.head.npz"
     kept = np.load(path) if path.is_file() else None
     head_kept = (kept["weight"], kept["bias"]) if kept else None
-    features, seconds = {name: found[name][0] for name in splits}, sum(found[name][1] for name in splits)
+    features, seconds = {name: found[name][0] for name in splits}, {name: found[name][1] for name in splits}
     return Features(features, labels, head_kept, seconds, not lacking)
 
 

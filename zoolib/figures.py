@@ -27,7 +27,7 @@ _COST_AXES = {
     "params_m": "Parameters (M, log scale)",
     "seconds": "Training time (s, log scale)",
 }
-_TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "Exploration loss", "exploit": "Exploitation loss"}
+_TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "λ × exploration loss", "exploit": "Exploitation loss"}
 
 
 def _single(frame: pd.DataFrame, *names: str) -> None:

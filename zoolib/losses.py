@@ -9,7 +9,8 @@ from torch import Tensor
 
 def entropy(probabilities: Tensor) -> Tensor:
     """H(z) = -sum_i z_i log z_i over the last dimension, with 0 log 0 = 0. Shape (..., m) -> (...)."""
-    return -torch.special.xlogy(probabilities, probabilities).sum(-1)
+    # Not xlogy, whose gradient at 0 is not a number: a model whose weight underflows could never be found again.
+    return -(probabilities * probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()).sum(-1)
 
 
 def explore(weights: Tensor) -> Tensor:

@@ -83,22 +83,6 @@ def differences(manifest: DatasetManifest) -> list[str]:
     return ["## What to know\n", "\n".join(f"- {text}" for text in manifest.differences) + "\n"]
 
 
-def landmark_facts(manifest: DatasetManifest) -> dict[str, object]:
-    """The rows on a landmark protocol; empty for other tasks."""
-    if manifest.landmarks is None:
-        return {}
-    marks = manifest.landmarks
-    first, second = marks.normaliser_points
-    return {
-        "points": marks.points,
-        "normaliser": f"{marks.normaliser}, points {first} and {second} (counted from 0)",
-        "points that a mirror swaps": ", ".join(f"{a}–{b}" for a, b in marks.flip_pairs),
-        "heatmap": f"Gaussian of σ = {marks.sigma:g} heatmap pixels",
-        "face box": marks.box,
-        "test subsets": ", ".join(marks.subsets),
-    }
-
-
 def member_facts(member: MemberManifest) -> dict[str, object]:
     """The rows on a fetched weights file."""
     published = member.sha256_prefix or member.md5_prefix

@@ -16,8 +16,8 @@ from zoolib.spec import RunSpec, ZoolibError, unknown
 
 #: published table -> the set of methods that fills it, and its title
 CONTENTS = {
-    "table1_homogeneous": ("table1", "Hub-Pathway, table 1: a hub of one architecture"),
-    "table2_heterogeneous": ("table2", "Hub-Pathway, table 2: a hub of several architectures"),
+    "table1_homogeneous": ("table1", "Hub-Pathway, table 1: a homogeneous hub (one architecture)"),
+    "table2_heterogeneous": ("table2", "Hub-Pathway, table 2: a heterogeneous hub (several architectures)"),
     "table4_ablation": ("table4", "Hub-Pathway, table 4: ablation"),
     "table5_data_dependent": ("table5", "Hub-Pathway, table 5: one model, the best two, or one for each image"),
     "supp_table1_feature_baselines": ("features", "Zoo-Tuning, supplement, table 1: feature baselines"),

@@ -119,9 +119,10 @@ def _as_high(scores: np.ndarray, means: np.ndarray, tau: float, draws: int, seed
 def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed: int) -> tuple[float, float]:
     rng, taus = np.random.default_rng(seed), []
     for _ in range(draws):
-        chosen = np.unique(rng.integers(len(scores), size=len(scores)))  # a model drawn twice says nothing twice
-        means = np.array([rng.choice(seeds[i], len(seeds[i])).mean() for i in chosen])
-        if len(chosen) > 1 and len(np.unique(means)) > 1 and len(np.unique(scores[chosen])) > 1:
+        chosen = rng.integers(len(scores), size=len(scores))
+        each = {i: rng.choice(seeds[i], len(seeds[i])).mean() for i in np.unique(chosen)}  # of a model drawn twice too
+        means = np.array([each[i] for i in chosen])
+        if len(np.unique(means)) > 1 and len(np.unique(scores[chosen])) > 1:
             taus.append(weighted_kendall(scores[chosen], means))
     low, high = np.quantile(taus, [0.025, 0.975]) if taus else (np.nan, np.nan)
     return (float(low), float(high)) if high - low > 1e-9 else (np.nan, np.nan)  # no width: an order without a mistake

@@ -53,7 +53,7 @@ def rate_note(frame: pd.DataFrame) -> str:
     hub, best = str(frame["hub"].iloc[0]), best_rates(frame)
     other = {name: lr for name, lr in best.items() if lr != rates.rate(rates.CHOSEN_IN, hub, name)}
     words = [f"{title(name, '')} ({lr:g})" for name, lr in other.items()]
-    reason = "The choice was made on the committed records and holds; computed here, another rate comes out ahead for "
+    reason = "The rate was chosen on committed records and is kept; by this machine's another validates best for "
     return f"{reason}{', '.join(words)}." if words else ""
 
 

@@ -9,8 +9,11 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit  # scipy.stats would take two seconds to load, on every page
 
+from zoolib.spec import ZoolibError
+
 LEVEL = 0.95  # of intervals; tests use 1 - LEVEL
 SEEDS = 3  # that two methods must share before one of them is called better
+ROUNDING = 1e-12  # a spread that is no larger, relative to the values, is that of rounding alone
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,14 @@ def paired(a: pd.Series, b: pd.Series) -> Paired:
     """Compare two methods on the seeds (or datasets and seeds) that index both.
 
     p is nan below two common units, and where all differences are the same number: t divides by their spread.
+
+    Raises ZoolibError for an index that names a unit twice, which could be paired in several ways.
     """
+    if not (a.index.is_unique and b.index.is_unique):
+        raise ZoolibError("a seed occurs twice; give each pair of dataset and seed one value before pairing")
     difference = (a - b).dropna()
     found = summarise(difference)
-    if found.n < 2 or found.std <= 1e-12 * max(1.0, float(np.nanmax(np.abs([*a, *b])))):  # rounding alone
+    if found.n < 2 or found.std <= ROUNDING * max(1.0, float(np.nanmax(np.abs([*a, *b])))):
         p = np.nan
     else:
         p = float(2 * stdtr(found.n - 1, -abs(found.mean) / (found.std / np.sqrt(found.n))))
@@ -71,10 +78,10 @@ def best(values: pd.DataFrame, level: float = LEVEL) -> str | None:
     run = values.loc[:, values.notna().any()]
     if run.shape[1] < 2:
         return None
-    leader = str(run.mean().idxmax())
+    leader = run.mean().idxmax()
     tests = [paired(run[leader], run[other]) for other in run if other != leader]
     if any(test.n < SEEDS or np.isnan(test.p) or test.difference <= 0 for test in tests):
         return None
     p = sorted(test.p for test in tests)
     thresholds = [(1 - level) / (len(p) - i) for i in range(len(p))]
-    return leader if all(value <= limit for value, limit in zip(p, thresholds, strict=True)) else None
+    return str(leader) if all(value <= limit for value, limit in zip(p, thresholds, strict=True)) else None

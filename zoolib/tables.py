@@ -259,7 +259,9 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(records: Sequence[Result]) -> pd.DataFrame:
-    """What was set otherwise than in the `paper` profile, among what can change a number: here, paper, methods.
+    """What was set otherwise than in the `paper` profile, among what can change a number.
+
+    Columns: here, paper profile, methods.
 
     Where it was on some datasets only, those are named after the methods.
     """
@@ -285,7 +287,7 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
         methods, datasets = dict.fromkeys(name for name, _ in where), dict.fromkeys(name for _, name in where)
         text = "all" if methods.keys() == everyone else ", ".join(methods)
         rows.append((*key, text if datasets.keys() == everywhere else f"{text} on {', '.join(datasets)}"))
-    return pd.DataFrame(rows, columns=["setting", "here", "paper", "methods"]).set_index("setting")
+    return pd.DataFrame(rows, columns=["setting", "here", "paper profile", "methods"]).set_index("setting")
 
 
 def _words(setting: str, value: Any) -> str:

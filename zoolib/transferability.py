@@ -29,7 +29,8 @@ class LogME:
 
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Posterior mean prediction of features (N, D): (N, C)."""
-        if features.ndim != 2 or features.shape[1] != len(self.weights):
+        features = check_features(features)
+        if features.shape[1] != len(self.weights):
             raise ZoolibError(f"features are {features.shape}; predict takes (N, {len(self.weights)})")
         return np.asarray(features @ self.weights)
 
@@ -40,12 +41,15 @@ class LogME:
 def _array(values: object, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
-    except ValueError:  # rows of different lengths
-        raise ZoolibError(f"{name} are no array; pass rows of one length") from None
+    except (ValueError, TypeError, RuntimeError):  # rows of different lengths; a tensor with a gradient, or bfloat16
+        raise ZoolibError(f"{name} are no array; pass rows of one length, a tensor as x.detach().numpy()") from None
 
 
 def check_features(features: np.ndarray, count: int | None = None, name: str = "features") -> np.ndarray:
-    """Features as (N, D) floats. Raises ZoolibError for another shape, no samples, NaN or infinite values."""
+    """Features as (N, D) floats.
+
+    Raises ZoolibError for another shape, no samples, values that are not finite or that nothing can be computed from.
+    """
     features = _array(features, name)
     if features.ndim != 2 or 0 in features.shape:
         raise ZoolibError(f"{name} are {features.shape}; pass (N, D) with at least one sample and one dimension")
@@ -60,6 +64,9 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
         raise ZoolibError(
             f"{name} of sample {bad[0]} are not finite (and of {len(bad)} samples in all); drop or fix them"
         )
+    size = max(float(features.max()), -float(features.min()))
+    if size and not 1e-60 <= size <= 1e60:  # float64 could not hold the fourth powers
+        raise ZoolibError(f"{name} reach {size:.0e}; scale them to between 1e-60 and 1e60")
     return features
 
 
@@ -94,17 +101,10 @@ def _check_values(values: np.ndarray) -> np.ndarray:
     """Regression targets as (N, C) float64."""
     values = _array(values, "targets")
     values = values[:, None] if values.ndim == 1 else values
-    values = _check_scale(check_features(values, name="targets").astype(np.float64, copy=False), "targets")
+    values = check_features(values, name="targets").astype(np.float64, copy=False)
     empty = np.flatnonzero((values == 0).all(0))
     if len(empty):
         raise ZoolibError(f"output {empty[0]} of the targets is zero for every sample; drop it")
-    return values
-
-
-def _check_scale(values: np.ndarray, name: str) -> np.ndarray:
-    size = max(float(values.max()), -float(values.min()))
-    if size and not 1e-60 <= size <= 1e60:
-        raise ZoolibError(f"{name} reach {size:.0e}; scale them to between 1e-60 and 1e60")
     return values
 
 
@@ -129,7 +129,7 @@ def logme(features: np.ndarray, targets: np.ndarray, algorithm: str = "auto", re
     fourth powers float64 cannot hold, shapes that do not match, and for an iteration that does not converge.
     """
     values = _check_values(targets) if regression else one_hot(check_labels(targets))
-    features = _check_scale(check_features(features, len(values)), "features")
+    features = check_features(features, len(values))
     if algorithm == "auto":
         spectrum, maximum, how = evidence.solve(features, values)
         return _result(spectrum, maximum, f"auto ({how})")
@@ -232,7 +232,10 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
         raise ZoolibError(
             f"source labels are {source_labels.shape} {source_labels.dtype}; pass {len(labels)} whole numbers"
         )
-    joint = one_hot(np.unique(source_labels, return_inverse=True)[1]).T @ one_hot(labels) / len(labels)  # (Cs, C)
+    known, source = np.unique(source_labels, return_inverse=True)
+    classes = int(labels.max()) + 1
+    pairs = np.bincount(source * classes + labels, minlength=len(known) * classes)
+    joint = pairs.reshape(len(known), classes) / len(labels)  # (Cs, C)
     share = joint / joint.sum(1, keepdims=True)
     return float((joint * np.log(np.where(joint > 0, share, 1.0))).sum())
 
@@ -296,7 +299,10 @@ def weighted_kendall(scores: np.ndarray, accuracies: np.ndarray) -> float:
     """
     from scipy.stats import weightedtau
 
-    scores, accuracies = np.asarray(scores, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
+    try:
+        scores, accuracies = np.asarray(scores, dtype=np.float64), np.asarray(accuracies, dtype=np.float64)
+    except (ValueError, TypeError):
+        raise ZoolibError("scores and accuracies are no numbers; pass one of each a model") from None
     if scores.shape != accuracies.shape or scores.ndim != 1 or len(scores) < 2:
         raise ZoolibError(
             f"{scores.shape} scores and {accuracies.shape} accuracies; pass one of each for 2 or more models"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from zoolib.hub import HubModel
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome
-from zoolib.tasks import TargetTask, Task
+from zoolib.tasks import LandmarkDetection, TargetTask, Task
 
 Pair = tuple[HubModel, nn.Module]  # a backbone and its head
 
@@ -70,8 +70,14 @@ def distill(ctx: Context) -> Outcome:
     method = Distill(student, teachers, ctx.task, ctx.spec.option("temperature"), ctx.spec.option("soft_weight"))
     deviations = [
         "the student starts from the pretrained member whose fine-tuning validates best; the papers do not name theirs",
-        f"temperature {method.temperature:g} and equal weights of both losses; the papers state neither"
-        if method.soft_weight == 0.5
-        else f"temperature {method.temperature:g} and soft weight {method.soft_weight:g}; the papers state neither",
+        _losses(method),
     ]
     return ctx.fit(method, deviations)
+
+
+def _losses(method: Distill) -> str:
+    """How the student's two losses are set, as far as its task has such settings."""
+    weights = "equal weights of both losses" if method.soft_weight == 0.5 else f"soft weight {method.soft_weight:g}"
+    if isinstance(method.task, LandmarkDetection):
+        return f"squared error to the teachers' mean heatmaps, {weights}; the papers state neither"
+    return f"temperature {method.temperature:g} and {weights}; the papers state neither"
