@@ -6,8 +6,10 @@ import functools
 import hashlib
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 import torch
@@ -62,6 +64,10 @@ def test_the_grid_has_every_method_and_one_fine_tuning_a_source() -> None:
     assert specs[1].stem.startswith("atari/jamesbond/atari-policies/lab/scratch-s0-")
 
 
+def test_the_fingerprint_covers_the_order_of_the_sources_and_the_scores_that_normalise() -> None:
+    assert "games.py" in runtime._NUMERIC
+
+
 def test_methods_that_need_a_source_are_planned_where_the_policies_are_packaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,7 +77,9 @@ def test_methods_that_need_a_source_are_planned_where_the_policies_are_packaged(
         (tmp_path / "weights/atari").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"weights/atari/{name}.safetensors").touch()
     assert {s.method for s in planned("smoke") if s.task == "atari"} == set(games.METHODS)
-    assert len([s for s in planned("lab", "all") if s.task == "atari"]) == 3 * 7
+    lab = [s for s in planned("lab", "all") if s.task == "atari"]
+    assert len(lab) == len(set(lab)) == 5 * 3 * 7
+    assert [s.seed for s in lab] == [seed for seed in range(5) for _ in range(3 * 7)], "a seed of all before the next"
 
 
 @pytest.mark.parametrize(
@@ -82,13 +90,23 @@ def test_methods_that_need_a_source_are_planned_where_the_policies_are_packaged(
         ({"methods": " "}, "no method was named"),
         ({"profile": "big"}, "unknown profile 'big'"),
         ({"seeds": -1}, "seeds is -1"),
+        ({"hub": "mini-zoo"}, "unknown hub 'mini-zoo'; known: atari-policies"),
+        ({"members": ["pong"]}, "unknown member of hub 'atari-policies' 'pong'; known: riverraid, seaquest"),
+        ({"label_fraction": 0.5}, "label_fraction is 0.5; a game has no labels: use 1"),
     ],
 )
 def test_a_wrong_name_or_value_is_one_line(changes: dict[str, object], words: str) -> None:
+    given = {"game": "jamesbond", "hub": games.HUB, "methods": "all", "profile": "smoke", "seeds": 0} | changes
+    names = [given.pop(name) for name in ("game", "hub", "methods", "profile", "seeds")]
     with pytest.raises(ZoolibError) as caught:
-        atari(**changes)  # type: ignore[arg-type]
+        grid("atari", *names, **given)  # type: ignore[arg-type]
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_members_keep_the_runs_of_these_sources_and_those_of_the_whole_hub() -> None:
+    specs = grid("atari", "alien", games.HUB, "scratch,finetune,zoo_tuning", "smoke", 1, members=["riverraid"])
+    assert [(s.method, s.member) for s in specs] == [("scratch", ""), ("finetune", "riverraid"), ("zoo_tuning", "")]
 
 
 def test_the_notebooks_parameters_give_its_runs() -> None:
@@ -110,7 +128,7 @@ def test_a_source_of_another_shape_or_an_absent_one_is_one_line(packaged: Path) 
         ({"conv1.weight": torch.zeros(32, 4, 5, 5)}, "conv1.weight is missing"),
     ):
         (packaged / "seaquest.safetensors").write_bytes(save(state))
-        with pytest.raises(ZoolibError, match=f"another shape: {found}, .*needed") as caught:
+        with pytest.raises(ZoolibError, match=f"another shape: {found}, .*needed; .*git checkout") as caught:
             runs.load_source(packaged / "seaquest.safetensors")
         assert "\n" not in str(caught.value)
     (packaged / "riverraid.safetensors").unlink()
@@ -190,6 +208,37 @@ def test_shipping_packs_the_mean_weights_in_half_precision_with_their_provenance
     assert note["random_score"] >= 0
 
 
+def test_shipping_one_source_keeps_what_is_known_of_the_other(packaged: Path, tmp_path: Path) -> None:
+    (spec,) = sources.specs("riverraid")
+    store = ResultStore(tmp_path / "records")
+    store.save(synthetic.game_result(spec))
+    (tmp_path / games.POLICY).write_bytes(save(Network(Plain(), DuelingHead(18, 51, 16, 0.1)).state_dict()))
+    kept = json.loads((packaged / "provenance.json").read_text())[0]
+    (note,) = sources.ship([spec], store, lambda _: tmp_path, packaged, episodes=1, max_frames=100)
+    assert json.loads((packaged / "provenance.json").read_text()) == [kept, note]
+    for name in games.SOURCES:
+        assert runs.load_source(packaged / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "threads", "words"),
+    [
+        (["--member", "pong"], "1", "unknown member of atari-policies to pretrain 'pong'; known: riverraid, seaquest"),
+        ([], "many", "ZOOLIB_THREADS is 'many'"),
+    ],
+)
+def test_pretraining_refuses_an_unknown_source_and_a_number_of_threads_that_is_none(
+    arguments: list[str], threads: str, words: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
+    monkeypatch.setenv("ZOOLIB_THREADS", threads)
+    monkeypatch.setattr(experiment, "complete", lambda *args, **kwargs: pytest.fail("a run was started"))
+    assert main(["pretrain", games.HUB, *arguments]) == 1
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
 def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +278,9 @@ def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
     (tmp_path / f"build/records/{seaquest.stem}.json").unlink()
     assert main(["pretrain", games.HUB]) == 0
     assert ran == [*games.SOURCES, "riverraid", "seaquest"], "a committed record does not describe a policy made here"
+    workflow.tidy(sources.specs())
+    assert main(["pretrain", games.HUB, "--member", "riverraid"]) == 0
+    assert ran == [*games.SOURCES, "riverraid", "seaquest", "riverraid"], "this one alone"
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -301,6 +353,52 @@ def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_pr
     assert record.provenance["started"] > "2026-01-03"
 
 
+def test_a_run_whose_record_could_not_be_saved_ends_the_same_without_training_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FullOnce(ResultStore):
+        tried: ClassVar[list[Result]] = []
+
+        def save(self, result: Result) -> Result:
+            self.tried.append(result)
+            if len(self.tried) == 1:
+                raise ZoolibError("disk full")
+            return super().save(result)
+
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    (spec,), store = atari("scratch"), FullOnce(tmp_path / "records")
+    work, steps = experiment.work_dir(spec), []
+    with pytest.raises(ZoolibError, match="disk full"):
+        experiment.run(spec, store)
+    policy = (work / games.POLICY).read_bytes()
+    assert (work / "checkpoint.pt").is_file()
+    experiment.run(spec, store, lambda _, step, __, ___: steps.append(step))
+    assert steps == [60], "the last step, which was done"
+    lost, made = store.tried
+    assert made.metrics["test"] == pytest.approx(lost.metrics["test"], nan_ok=True)
+    assert made.metrics["cost"]["seconds"] == lost.metrics["cost"]["seconds"]
+    pd.testing.assert_frame_equal(made.curves, lost.curves)
+    pd.testing.assert_frame_equal(made.samples, lost.samples)
+    assert experiment.missing([spec], store) == []
+    assert (work / games.POLICY).read_bytes() == policy
+    assert sorted(path.name for path in work.iterdir()) == [games.POLICY, "run.lock"]
+
+
+def test_a_record_names_the_gpu_that_computed_it_and_none_where_the_cpu_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        patch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device}")
+        found = [runtime.machine(*used)["gpu"] for used in ((torch.device("cuda:1"),), (torch.device("cpu"),), ())]
+        assert found == ["GPU cuda:1", "", "GPU None"]
+    monkeypatch.setattr(runtime, "machine", lambda used=None: {"gpu": f"device {used}"})
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    monkeypatch.setenv("ZOOLIB_DEVICE", "cpu")
+    for spec in atari("random,scratch"):
+        assert experiment.run(spec, ResultStore(tmp_path)).machine == "device cpu"
+
+
 def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (runs.use_compile("on", 1), runs.use_compile("off", 100_000)) == (True, False)
     monkeypatch.setattr(runs.shutil, "which", lambda name: f"/bin/{name}")
@@ -340,22 +438,24 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
         arcade.scores(store.frame(specs), [*specs, *atari(game="alien", profile="lab")])
 
 
-def test_costs_of_different_machines_are_rows_of_their_own(tmp_path: Path) -> None:
+def test_costs_of_different_games_and_machines_are_rows_of_their_own(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
-    specs = atari("scratch,zoo_tuning", profile="lab", seeds=3)
+    (other,) = atari("scratch", game="alien", profile="lab", seeds=1)
+    specs = [*atari("scratch,zoo_tuning", profile="lab", seeds=3), other]
     for spec in specs:
         made = synthetic.game_result(spec)
         made.metrics["cost"]["seconds"] = 100.0 * (1 + spec.seed)
         made.provenance["machine"] = {"cpu": "Test CPU", "gpu": "H100" if spec.seed == 2 else ""}
         store.save(made)
     table = arcade.costs(store.frame([spec for spec in specs if (spec.method, spec.seed) != ("zoo_tuning", 2)]))
-    shown = table.reset_index()[["method", "training (s)", "runs", "machine"]]
+    shown = table.reset_index()[["game · method", "training (s)", "runs", "machine"]]
     assert shown.to_numpy().tolist() == [
-        ["From scratch", "300", "1", "H100"],
-        ["From scratch", "150", "2", "Test CPU"],
-        ["Zoo-Tuning", "150", "2", "Test CPU"],
+        ["Alien · From scratch", "100", "1", "Test CPU"],
+        ["James Bond · From scratch", "300", "1", "H100"],
+        ["James Bond · From scratch", "150", "2", "Test CPU"],
+        ["James Bond · Zoo-Tuning", "150", "2", "Test CPU"],
     ]
-    assert table["steps/s"].tolist() == ["—"] * 3
+    assert table["steps/s"].tolist() == ["—"] * 4
 
 
 def test_the_reward_figure_has_a_panel_a_game_a_line_a_method_and_a_band_over_seeds(tmp_path: Path) -> None:

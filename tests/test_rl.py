@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats
 
 from zoolib.layers import surgery
 from zoolib.rl.der import Agent, DuelingHead, Network, NoisyLinear, cross_entropy, double_q_target, make_loss, project
-from zoolib.rl.encoders import Aggregated, Convolutions, KnowledgeFlow, Pathways, Plain, RouteGenerator
+from zoolib.rl.encoders import Aggregated, Convolutions, Encoder, KnowledgeFlow, Pathways, Plain, RouteGenerator
 from zoolib.rl.replay import Batch, Replay, SumTree
 from zoolib.spec import ControlSettings, ZoolibError
 
@@ -506,3 +507,53 @@ def test_every_slot_learns_in_the_agent(kind: type, seed: int) -> None:
     agent.learn(a_batch(5), 0.5)
     still = [tuple(p.shape) for p, old in zip(agent.trained, before, strict=True) if torch.equal(p, old)]
     assert not still, f"these parameters did not move: {still}"
+
+
+ENCODERS = {
+    "plain": lambda: Plain(Convolutions()),
+    "aggregated": lambda: Aggregated(sources(), ["a", "b"]),
+    "pathways": lambda: Pathways(sources(), ["a", "b"]),
+    "knowledge_flow": lambda: KnowledgeFlow(sources(), ["a", "b"]),
+}
+
+
+def learned(encoder: Encoder, compiled: bool) -> tuple[np.ndarray, list[list[torch.Tensor]]]:
+    """The losses of three learning steps and the parameters after each; a router sends all to one source, both, one."""
+    network = Network(encoder, DuelingHead(3, 11, 8, 0.1))
+    agent = Agent(network, small(atoms=11, lr=1e-3), torch.device("cpu"), compiled)
+    torch.manual_seed(1)
+    losses, parameters = [], []
+    for bias in (50.0, 0.0, 50.0):
+        if isinstance(encoder, Pathways):
+            with torch.no_grad():
+                encoder.generator.preference[-1].bias.copy_(torch.tensor([bias, 0.0]))
+        losses.append(agent.learn(a_batch(3), 0.5))
+        parameters.append([p.detach().clone() for p in agent.trained])
+    return np.stack(losses), parameters
+
+
+@pytest.mark.parametrize("kind", list(ENCODERS))
+def test_a_compiled_agent_learns_what_an_eager_one_does(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no C++ compiler
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    losses, parameters = learned(ENCODERS[kind](), compiled=False)
+    torch.manual_seed(0)
+    again, others = learned(ENCODERS[kind](), compiled=True)
+    np.testing.assert_allclose(again, losses, atol=1e-6, rtol=1e-6)
+    for ours, oracle in zip(others, parameters, strict=True):
+        for parameter, other in zip(ours, oracle, strict=True):
+            torch.testing.assert_close(parameter, other, atol=1e-6, rtol=0)
+
+
+def test_adams_momentum_moves_an_encoder_that_gets_no_sample_as_it_moves_every_other() -> None:
+    torch.manual_seed(0)
+    encoder = Pathways(sources(), ["a", "b"])
+    _, (first, both, last) = learned(encoder, compiled=False)
+    names = [name for name, _ in Network(encoder, DuelingHead(3, 11, 8, 0.1)).named_parameters()]
+    place = names.index("encoder.sources.1.conv1.weight")
+    start = sources()[1].conv1.weight
+    assert torch.equal(first[place], start), "no gradient and no momentum yet"
+    step = first[place] - both[place]
+    assert step.abs().max() > 0
+    assert ((both[place] - last[place]) * step >= 0).all() and not torch.equal(both[place], last[place])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,13 @@ def network(actions: int) -> Network:
     return Network(Plain(), DuelingHead(actions, 51, 8, 0.1))
 
 
-def test_a_second_process_on_one_run_is_refused(tmp_path: Path) -> None:
-    spec = grid(games.TASK, "jamesbond", games.HUB, "scratch", "smoke", 1)[0]
-    with locked(tmp_path / "run.lock", lambda: None), pytest.raises(ZoolibError, match="another process computes"):
-        runs.run(spec, tmp_path)
+def test_a_second_process_on_one_run_is_refused_but_random_play_keeps_nothing(tmp_path: Path) -> None:
+    random, spec = grid(games.TASK, "jamesbond", games.HUB, "random,scratch", "smoke", 1)
+    with locked(tmp_path / "run.lock", lambda: None):
+        with pytest.raises(ZoolibError, match="another process computes"), runs.alone(spec, tmp_path):
+            pass
+        with runs.alone(random, tmp_path):
+            pass
 
 
 # Environment ----------------------------------------------------------------------------------------------------------
@@ -209,7 +213,9 @@ def test_a_replay_smaller_than_the_steps_between_two_checkpoints_is_put_back(tmp
     assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in oracle.state_dict().items())
 
 
-def test_half_a_run_of_other_code_or_data_is_not_continued_but_one_that_names_neither_is(tmp_path: Path) -> None:
+def test_half_a_run_of_other_code_or_data_is_set_aside_but_one_that_names_neither_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def start(**origin: str) -> int:
         history, net = loop.History(), network(18)
         training = loop.Training(net, "jamesbond", TINY, 5, Agent(net, TINY, torch.device("cpu"), False))
@@ -219,10 +225,63 @@ def test_half_a_run_of_other_code_or_data_is_not_continued_but_one_that_names_ne
     with pytest.raises(Killed):
         train(tmp_path, 25, code="a", data="b")
     assert start(code="a", data="b") == 20
-    assert start(code="other", data="b") == start(code="a", data="other") == 0
+    files = [tmp_path / name for name in ("checkpoint.pt", "frames.log")]
+    whole = [path.read_bytes() for path in files]
+    for origin in ({"code": "other", "data": "b"}, {"code": "a", "data": "other"}):
+        capsys.readouterr()
+        assert start(**origin) == 0
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1 and "20 steps of other code or data; kept as checkpoint.pt.old" in said
+        assert not any(path.exists() for path in files)
+        for path, content in zip(files, whole, strict=True):
+            old = path.with_name(f"{path.name}.old")
+            assert old.read_bytes() == content
+            old.replace(path)  # by hand, for the code that it is of
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     torch.save({name: value for name, value in state.items() if name != "origin"}, tmp_path / "checkpoint.pt")
     assert start(code="other", data="b") == 20
+    assert capsys.readouterr().err == ""
+
+
+def test_what_was_set_aside_outlasts_the_new_runs_checkpoints_and_goes_with_them(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        train(tmp_path, 25, code="a")
+    with pytest.raises(Killed):
+        train(tmp_path, 45, code="b")
+    done = {path.name: torch.load(path, weights_only=True)["done"] for path in tmp_path.glob("checkpoint.pt*")}
+    assert done == {"checkpoint.pt": 40, "checkpoint.pt.old": 20}
+    assert (tmp_path / "frames.log.old").stat().st_size == 20 * 84 * 84
+    loop.Checkpoint(tmp_path).remove()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_frames_are_on_the_disk_before_the_state_that_counts_on_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(Killed):
+        train(tmp_path, 25)
+    log, state = synced
+    assert log == "frames.log" and "checkpoint.pt" in state
+
+
+def test_a_state_holds_the_generator_of_the_agents_gpu_and_of_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, asked = network(18), []
+    training = loop.Training(net, "jamesbond", TINY, 5, Agent(net, TINY, torch.device("cpu"), False))
+    training.step(1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.tensor([7]))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append((state.tolist(), device)))
+    training.restore(training.state())
+    assert not asked, "a run on the CPU asks no GPU"
+    training.agent.device = torch.device("cuda:1")
+    training.restore(training.state())
+    assert asked == [torch.device("cuda:1"), ([7], torch.device("cuda:1"))]
 
 
 def test_a_run_names_its_code_rom_and_sources_to_its_checkpoints(
@@ -444,8 +503,7 @@ def test_the_loops_parts_get_data_efficient_rainbows_hyper_parameters() -> None:
         "max_noops": 30, "max_frames": 108_000, "eval_every": 10_000, "eval_episodes": 10, "eval_epsilon": 0.001,
         "compile": "auto",
     }  # fmt: skip
-    assert games.PROFILES["lab"] == (1, given)
-    assert games.PROFILES["paper"] == (5, given)
+    assert games.PROFILES["lab"] == games.PROFILES["paper"] == (5, given)
     (spec,) = grid("atari", "jamesbond", games.HUB, "scratch", "lab", [0])
     net, _ = runs.build(spec, given)
     training = loop.Training(net, "jamesbond", given, 0, Agent(net, given, torch.device("cpu"), False))

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -131,23 +132,24 @@ def source_table() -> pd.DataFrame:
 
 
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
-    """What each method costs on each machine, as text: the mean of the recorded cost metrics over `runs` records.
+    """What each method costs in each game and on each machine, as text: the mean of the metrics over `runs` records.
 
-    Seconds of different machines are never averaged: a method that ran on several has a row for each.
+    Seconds of different machines are never averaged, nor those of games, whose networks and emulators differ: a method
+    that ran on several has a row for each.
     """
     shown = {"seconds": ("training (s)", 0), "steps_per_second": ("steps/s", 1), "params_m": ("params (M)", 2),
              "gmacs": ("GMACs", 4), "peak_memory_mb": ("memory (MB)", 0)}  # fmt: skip
     frame = frame[frame["split"] == "cost"]
     titles, rows = [], []
-    for method in games.METHODS:
-        for machine, mine in frame[frame["method"] == method].groupby("machine"):
+    for game, method in product(games.GAMES, games.METHODS):
+        for machine, mine in frame[(frame["dataset"] == game) & (frame["method"] == method)].groupby("machine"):
             means = mine.groupby("metric")["value"].mean()
             cells = {
                 head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
             }
-            titles.append(games.title(method))
+            titles.append(f"{games.GAMES[game].title} · {games.title(method)}")
             rows.append({**cells, "runs": str(mine["run_id"].nunique()), "machine": str(machine)})
-    return pd.DataFrame(rows, index=pd.Index(titles, name="method", dtype=object))
+    return pd.DataFrame(rows, index=pd.Index(titles, name="game · method", dtype=object))
 
 
 def differences(specs: Iterable[RunSpec]) -> pd.DataFrame:

@@ -275,7 +275,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     if args.hub == games.HUB:
-        return _pretrain_policies()
+        return _pretrain_policies(args.member)
     from zoolib.pretraining import pretrain, require
 
     require(args.hub, args.member)
@@ -295,13 +295,14 @@ def pretrain(args: argparse.Namespace) -> None:
         print(f"{note['member']}: {line}; sha256 {note['sha256']}")
 
 
-def _pretrain_policies() -> None:
+def _pretrain_policies(member: str) -> None:
     from zoolib import experiment
     from zoolib.results import ResultStore
     from zoolib.rl import sources
 
     # A committed record does not stand for a run here: its policy is where it was made.
-    specs, store = sources.specs(), ResultStore.default().computed()
+    specs, store = sources.specs(member), ResultStore.default().computed()
+    _threads()
     experiment.complete(specs, store, kept=games.POLICY)
     for note in sources.ship(specs, store, experiment.work_dir):
         print(f"{note['game']}: score {note['score']:.0f}, random {note['random_score']:.0f}")

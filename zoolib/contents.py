@@ -19,6 +19,7 @@ from zoolib.spec import RunSpec, split_names
 #: pages made of committed records, whatever the profile; a page with nothing to show is left out
 _ZOO, _HUB = {"hub": "mini-zoo", "profile": "mini"}, {"hub": "mini-hub", "profile": "mini"}
 _LAB = {"hub": "mini-zoo", "datasets": "cifar100-novel,tiles,textures,shapes", "profile": "lab"}
+_CARS = {"hub": "imagenet-lite", "datasets": "cars", "profile": "lab"}
 COMMITTED_PAGES = {
     "cls-digits-resnet50-random": dict(zip(("dataset", "hub", "methods"), RESNET50, strict=True))
     | {"profile": "smoke"},
@@ -31,10 +32,12 @@ COMMITTED_PAGES = {
     "table-lab-table2-mini-hub": {
         "table": "table2_heterogeneous",
         "hub": "mini-hub",
-        "datasets": "cifar100-novel,tiles",
+        "datasets": _LAB["datasets"],
         "profile": "lab",
     },
+    "table-lab-table5-cars": {"table": "table5_data_dependent", **_CARS},
     "ablation-lab": _LAB,
+    "ablation-lab-cars": _CARS,
     "pathways-lab-mini-zoo": _LAB,
     "table-table1-mini-zoo": {"table": "table1_homogeneous", "datasets": ",".join(TARGETS), **_ZOO},
     "table-table5-mini-zoo": {"table": "table5_data_dependent", "datasets": ",".join(TARGETS), **_ZOO},

@@ -122,20 +122,25 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
 
 def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Result:
     from zoolib.rl import envs, runs
+    from zoolib.rl.loop import Checkpoint
 
     started = datetime.datetime.now(datetime.UTC)
     runtime.keep_freed_memory()
     runtime.forget_peak_memory(runtime.device())
     data, code = envs.data_sha256(spec), runtime.code_fingerprint()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
-    outcome = runs.run(spec, work_dir(spec), progress)
-    cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
-    provenance = _provenance("float32", started, cost.get("seconds", 0.0) + cost["eval_seconds"], code)
-    provenance |= {"started": outcome.started or provenance["started"]}
-    provenance |= {"data_sha256": data, "compiled": outcome.compiled}
-    return store.save(
-        Result(spec, outcome.metrics, provenance, outcome.deviations, curves=outcome.curves, samples=outcome.samples)
-    )
+    work = work_dir(spec)
+    with runs.alone(spec, work):
+        outcome = runs.run(spec, work, progress)
+        cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
+        provenance = _provenance("float32", started, cost.get("seconds", 0.0) + cost["eval_seconds"], code)
+        provenance |= {"started": outcome.started or provenance["started"]}
+        provenance |= {"machine": runtime.machine(outcome.device)}
+        provenance |= {"data_sha256": data, "compiled": outcome.compiled}
+        made = Result(spec, outcome.metrics, provenance, outcome.deviations, outcome.curves, outcome.samples)
+        saved = store.save(made)
+        Checkpoint(work).remove()  # not before: without a record it is all that there is of the run
+    return saved
 
 
 def task_of(data: Dataset, settings: Settings) -> TargetTask:

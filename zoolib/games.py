@@ -54,7 +54,7 @@ PROFILES: dict[str, tuple[int, ControlSettings]] = {
         1,
         ControlSettings(steps=600, replay_start=300, eval_every=300, eval_episodes=2, max_frames=4_000),
     ),
-    "lab": (1, ControlSettings()),
+    "lab": (5, ControlSettings()),
     "paper": (5, ControlSettings()),
 }
 
@@ -156,12 +156,21 @@ def _chosen(methods: str | Iterable[str]) -> list[MethodCard]:
 
 
 def grid(
-    name: str, methods: str | Iterable[str], profile: str, seeds: Iterable[int], options: Mapping[str, Any]
+    name: str,
+    methods: str | Iterable[str],
+    profile: str,
+    seeds: Iterable[int],
+    options: Mapping[str, Any] | None = None,
+    members: Iterable[str] = (),
 ) -> list[RunSpec]:
-    """Every run of (game, methods, profile, seeds), seed by seed.
+    """Every run of (game, methods, profile, seeds), seed by seed; of one run a source, those of `members` if any.
 
-    Raises ZoolibError for an unknown game, method, profile or option.
+    Raises ZoolibError for an unknown game, method, profile, option or member.
     """
+    options, only = options or {}, list(members)
+    for member in only:
+        if member not in SOURCES:
+            raise unknown(f"member of hub {HUB!r}", member, SOURCES)
     known = {option for card in METHODS.values() for option in card.options}
     for option in options:
         if option not in known:
@@ -171,6 +180,6 @@ def grid(
         for card in _chosen(methods):
             changed = {k: v for k, v in options.items() if k in card.options}
             values = tuple(sorted({**card.options, **changed}.items()))
-            for member in SOURCES if card.per_member else ("",):
+            for member in (only or SOURCES) if card.per_member else ("",):
                 specs.append(RunSpec(TASK, game(name).name, HUB, card.name, member, seed, profile, settings, values))
     return specs

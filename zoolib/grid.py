@@ -165,8 +165,12 @@ def grid(
     unfitting name or value, before anything is computed.
     """
     if task == games.TASK:
+        if hub != games.HUB:
+            raise unknown("hub", hub, [games.HUB])
+        if label_fraction != 1:
+            raise ZoolibError(f"label_fraction is {label_fraction}; a game has no labels: use 1")
         planned_seeds = games.PROFILES[profile(profile_name).name][0]
-        planned = games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options)
+        planned = games.grid(dataset, methods, profile_name, _seeds(seeds, planned_seeds), options, members)
         for name, value in (option for spec in planned for option in spec.options):
             check_option(name, value, task, games.SOURCES)
         return planned

@@ -286,8 +286,12 @@ def planned(profile_name: str, which: str = "core") -> list[RunSpec]:
         specs += [*ancestry(), *routing()]
     if (name, which) == (rates.CHOSEN_IN, "all"):
         specs += rate_studies()
-    for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]:
-        specs += grid(games.TASK, game, games.HUB, games.possible(methods), name)
+    plays = [
+        spec
+        for game, methods in {"core": GAMES_CORE, "all": GAMES_ALL}[which][name]
+        for spec in grid(games.TASK, game, games.HUB, games.possible(methods), name)
+    ]
+    specs += sorted(plays, key=lambda spec: spec.seed)  # one seed of every game and method before a second one of any
     everything = [run for spec in specs for run in [*needed(spec), spec]]
     everything += [spec for hub in COSTS[which].get(name, ()) for spec in costs(hub, name)]
     return list(dict.fromkeys(everything))

@@ -55,6 +55,7 @@ _NUMERIC = (
     "regularizers.py",
     "experiment.py",
     "costs.py",
+    "games.py",
     "layers/*.py",
     "methods/*.py",
     "rl/*.py",
@@ -173,16 +174,20 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> dict[str, Any]:
-    """CPU, cores, memory (GB), GPU and platform, as a record keeps them."""
+def machine(used: torch.device | None = None) -> dict[str, Any]:
+    """CPU, cores, memory (GB), GPU and platform, as a record keeps them.
+
+    The GPU is the device used, or none where that is the CPU; where it is not said, the first one of the machine.
+    """
     import torch
 
+    gpu = torch.cuda.is_available() if used is None else used.type == "cuda"
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_gb": round(pages / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "gpu": torch.cuda.get_device_name(used) if gpu else "",
         "platform": platform.platform(),
     }
 

@@ -21,7 +21,8 @@ class NoisyLinear(nn.Module):
     """y = (mu_w + sigma_w * f(e_out) f(e_in)^T) x + mu_b + sigma_b * f(e_out), f(e) = sign(e) sqrt|e|.
 
     Factorised Gaussian noise (Fortunato et al. 2018): one value an input and one an output, kept until `redraw`.
-    Without noise (evaluation) only mu is used. x (B, I) -> (B, O).
+    Without noise (evaluation) only mu is used. x (B, I) -> (B, O). sigma_w starts at sigma0 / sqrt(I) as in the paper,
+    sigma_b at sigma0 / sqrt(O) as in public re-implementations, where the paper has sigma0 / sqrt(I) for both.
     """
 
     noise_in: Tensor
@@ -185,6 +186,9 @@ class Agent:
         self.optimiser.zero_grad(set_to_none=True)
         loss, each = self.loss(*tensors, torch.tensor(progress, device=self.device))
         loss.backward()
+        for parameter in self.trained:
+            if parameter.grad is None:  # of an encoder that got no sample: zero, as the compiled loss gives it
+                parameter.grad = torch.zeros_like(parameter)
         nn.utils.clip_grad_norm_(self.trained, self.settings.clip_norm)
         self.optimiser.step()
         return np.asarray(each.cpu().numpy())

@@ -178,11 +178,11 @@ class Pathways(Encoder):
 
 
 class KnowledgeFlow(Encoder):
-    """Knowledge Flow (Liu et al. 2019): a new network beside frozen sources, mixed layer by layer, then left alone.
+    """Knowledge Flow (Liu et al. 2019): a new network beside frozen sources, mixed layer by layer.
 
     Layer l passes on p_0 s_l + sum_i p_i Q_i t_il with p = softmax of learned logits; s is the student's layer, t_il
     source i's, and Q_i a 1x1 convolution that starts at the identity. The dependency loss -sum_l log p_0 grows with
-    progress, so that the student ends on its own.
+    progress, so that the student is pushed to stand on its own; what mixture is left at the end is kept in evaluation.
     """
 
     def __init__(self, sources: Sequence[Convolutions], names: Sequence[str], dependency_weight: float = 0.1) -> None:

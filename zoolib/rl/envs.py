@@ -61,9 +61,16 @@ def source_checksums(folder: Path) -> dict[str, str]:
 
     Raises ZoolibError where that file is absent or damaged.
     """
+    return {note["game"]: note["sha256"] for note in source_notes(folder)}
+
+
+def source_notes(folder: Path) -> list[dict[str, Any]]:
+    """What the provenance.json of a folder says of each source policy. Raises ZoolibError as `source_checksums`."""
     path = folder / "provenance.json"
     try:
-        return {str(note["game"]): str(note["sha256"]) for note in json.loads(path.read_text())}
+        return [
+            {**note, "game": str(note["game"]), "sha256": str(note["sha256"])} for note in json.loads(path.read_text())
+        ]
     except (OSError, ValueError, KeyError, TypeError):
         raise ZoolibError(f"{path}: absent or damaged; {RESTORE}") from None
 

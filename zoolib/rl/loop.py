@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -77,7 +79,8 @@ class Training:
             self.agent.update_target()
 
     def state(self) -> dict[str, Any]:
-        """Everything but the replay's frames."""
+        """Everything but the replay's frames; of a GPU's generators, the one that the agent draws from."""
+        device = self.agent.device
         return {
             "agent": self.agent.state(),
             "env": _tensors(self.env.state()),
@@ -85,7 +88,7 @@ class Training:
             "first": self.first,
             "losses": self.losses,
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "device_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -96,8 +99,9 @@ class Training:
         self.replay.restore(_arrays(state["replay"]))
         self.losses = list(state["losses"])
         torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+        drawn = state.get("device_rng")  # absent from older checkpoints
+        if drawn is not None and self.agent.device.type == "cuda":
+            torch.cuda.set_rng_state(drawn.cpu(), self.agent.device)
 
 
 def _tensors(state: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +116,7 @@ def _arrays(state: dict[str, Any]) -> dict[str, Any]:
 class Checkpoint:
     """A run's state on disk: a log of frames that only grows, and a file that says how much of it counts.
 
-    `origin` names the code and the data of the run.
+    `origin` names the code and the data of the run. A state of another origin gets the ending `.old`.
     """
 
     def __init__(self, folder: Path, origin: dict[str, Any] | None = None) -> None:
@@ -131,6 +135,7 @@ class Checkpoint:
                 log.write(replay.frames[step % replay.capacity].tobytes())
             log.truncate()
             log.flush()
+            os.fsync(log.fileno())  # before the state that counts on it
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
         kept["started"] = history.started
@@ -140,7 +145,8 @@ class Checkpoint:
     def load(self, training: Training, history: History) -> None:
         """Put a saved state back, if there is one of this code and data, or one that does not name them.
 
-        Raises ZoolibError for a checkpoint of another run and for a damaged one.
+        One of other code or data is set aside, which a line on standard error says. Raises ZoolibError for a checkpoint
+        of another run and for a damaged one.
         """
         if not self.file.is_file():
             return
@@ -151,7 +157,7 @@ class Checkpoint:
             raise ZoolibError(f"{self.file}: a damaged checkpoint; {fix}") from None
         try:
             if state.get("origin", self.origin) != self.origin:
-                return
+                return self._set_aside(state["done"])
             training.restore(state["training"])
             self._read_frames(replay)
         except Exception as error:
@@ -173,10 +179,25 @@ class Checkpoint:
                 frame = np.frombuffer(log.read(size), np.uint8)
                 replay.frames[step % replay.capacity] = frame.reshape(replay.frames[0].shape)
 
+    def _set_aside(self, done: int) -> None:
+        for path in (self.log, self.file):  # the state last: without it the next start would not come here again
+            if path.is_file():
+                path.replace(_old(path))
+        print(
+            f"{self.file}: {done:,} steps of other code or data; kept as {_old(self.file).name} until this run is "
+            "recorded, which starts afresh",
+            file=sys.stderr,
+        )
+
     def remove(self) -> None:
-        """Forget the run."""
-        self.file.unlink(missing_ok=True)
-        self.log.unlink(missing_ok=True)
+        """Forget the run, and what was set aside."""
+        for path in (self.file, self.log):
+            path.unlink(missing_ok=True)
+            _old(path).unlink(missing_ok=True)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
 
 
 def train(
@@ -193,15 +214,18 @@ def train(
 ) -> History:
     """Train a network on a game, in place, and evaluate it every `eval_every` steps and at the end.
 
-    With a `folder` the run is checkpointed there, replay included, and resumed from there; a checkpoint of another
-    `origin` (code and data) is left aside, and the run starts afresh. Scores are raw; the learner
-    sees rewards clipped to [-1, 1]. Raises ZoolibError without ale-py or its ROM, when the loss stops being finite, and
-    for a checkpoint that is damaged or of another run.
+    With a `folder` the run is checkpointed there, replay included, and resumed from there; a finished run leaves its
+    last state, so that a caller who fails to record it need not train again. A checkpoint of another `origin` (code and
+    data) is set aside, and the run starts afresh. Scores are raw; the learner sees rewards clipped to [-1, 1]. Raises
+    ZoolibError without ale-py or its ROM, when the loss stops being finite, and for a checkpoint that is damaged or of
+    another run.
     """
     training, history = Training(network, game, settings, seed, Agent(network, settings, device, compiled)), History()
     checkpoint = Checkpoint(folder, origin) if folder else None
     if checkpoint:
         checkpoint.load(training, history)
+    if progress and history.start:
+        progress(history.start, settings.steps, "resumed")
     word = ""
     for step in range(history.start + 1, settings.steps + 1):
         began = time.perf_counter()
@@ -212,7 +236,7 @@ def train(
             word = f"score {score:.0f}"
         if step % settings.eval_every == 0 or step == settings.steps:
             _evaluate(training, history, step)
-        if checkpoint and step % checkpoint_every == 0 and step < settings.steps:
+        if checkpoint and (step % checkpoint_every == 0 or step == settings.steps):
             checkpoint.save(training, history, step)
         if progress:
             progress(step, settings.steps, word)

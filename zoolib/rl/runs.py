@@ -7,6 +7,8 @@ import io
 import shutil
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from zoolib.paths import packaged_weights
 from zoolib.rl.der import DuelingHead, Network
 from zoolib.rl.encoders import Convolutions
 from zoolib.rl.envs import RESTORE, Atari, data_sha256, source_checksums
-from zoolib.rl.loop import Checkpoint, History, Progress, random_scores, train
+from zoolib.rl.loop import History, Progress, random_scores, train
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError
 
 STRIP = 12  # pictures of a recorded episode, up to twice as many
@@ -42,6 +44,7 @@ class GameOutcome:
     deviations: list[str] = field(default_factory=list)
     compiled: bool = False
     started: str = ""  # when the run began, in an earlier process where it was resumed; ISO 8601
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def source_file(name: str) -> Path:
@@ -70,7 +73,8 @@ def load_source(path: Path) -> Convolutions:
         if found is None or found.shape != tensor.shape:
             shape = "missing" if found is None else str(tuple(found.shape))
             raise ZoolibError(
-                f"{path}: a source network of another shape: {name} is {shape}, {tuple(tensor.shape)} is needed"
+                f"{path}: a source network of another shape: {name} is {shape}, {tuple(tensor.shape)} is needed; "
+                f"{RESTORE}"
             )
         own[name] = found.to(tensor.dtype)
     if hashlib.sha256(content).hexdigest() != source_checksums(path.parent).get(path.stem):
@@ -95,22 +99,31 @@ def build(spec: RunSpec, settings: ControlSettings) -> tuple[Network, list[str]]
     return Network(slot.encoder, head), slot.deviations
 
 
-def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutcome:
-    """Compute one specification; its checkpoint and final policy lie in `work`.
+@contextmanager
+def alone(spec: RunSpec, work: Path) -> Iterator[None]:
+    """A block that computes, and records, a run in `work`; random play, which writes nothing there, may go on twice.
 
-    Raises ZoolibError while another process computes it there: the two would write one log of frames.
+    Raises ZoolibError while another process does: the two would write one log of frames.
     """
-    if spec.method == "random":
-        return _random(spec)
 
     def busy() -> None:
         raise ZoolibError(f"another process computes {spec.label} in {work}; wait for it, or stop it first")
 
-    with locked(work / "run.lock", busy):
-        return _run(spec, work, progress)
+    if spec.method == "random":
+        yield
+    else:
+        with locked(work / "run.lock", busy):
+            yield
 
 
-def _run(spec: RunSpec, work: Path, progress: Progress | None) -> GameOutcome:
+def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutcome:
+    """Compute one specification, inside `alone`; its last checkpoint and final policy lie in `work`.
+
+    The checkpoint is for the caller to remove when the outcome is recorded: called again before that, the run ends the
+    same at once.
+    """
+    if spec.method == "random":
+        return _random(spec)
     settings = spec.settings
     runtime.seed_everything(spec.seed)
     device = runtime.device()
@@ -124,8 +137,8 @@ def _run(spec: RunSpec, work: Path, progress: Progress | None) -> GameOutcome:
         file.write(save({k: v.cpu().contiguous() for k, v in network.state_dict().items()}))
     samples = episode(network, spec.dataset, settings, spec.seed)
     curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
-    Checkpoint(work).remove()
-    return GameOutcome(_metrics(spec, network, history, device), curves, samples, deviations, compiled, history.started)
+    metrics = _metrics(spec, network, history, device)
+    return GameOutcome(metrics, curves, samples, deviations, compiled, history.started, device)
 
 
 def _random(spec: RunSpec) -> GameOutcome:

@@ -15,15 +15,21 @@ from zoolib import games
 from zoolib.files import atomic
 from zoolib.paths import packaged_weights
 from zoolib.results import ResultStore
+from zoolib.rl.envs import source_notes
 from zoolib.rl.loop import random_scores
-from zoolib.spec import RunSpec, ZoolibError
+from zoolib.spec import RunSpec, ZoolibError, unknown
 
 _KEPT = ("commit", "dirty", "code", "versions", "machine", "threads", "compiled", "started", "seconds")
 
 
-def specs() -> list[RunSpec]:
-    """The runs that make the sources: Data-Efficient Rainbow from scratch at the papers' 100k steps, seed 0."""
-    return [spec for name in games.SOURCES for spec in games.grid(name, "scratch", "lab", [0], {})]
+def specs(member: str = "") -> list[RunSpec]:
+    """The runs that make the sources, or the one named: Data-Efficient Rainbow from scratch for 100k steps, seed 0.
+
+    Raises ZoolibError for an unknown name.
+    """
+    if member and member not in games.SOURCES:
+        raise unknown(f"member of {games.HUB} to pretrain", member, games.SOURCES)
+    return [spec for name in games.SOURCES if member in ("", name) for spec in games.grid(name, "scratch", "lab", [0])]
 
 
 def ship(
@@ -34,12 +40,15 @@ def ship(
     episodes: int = 10,
     max_frames: int = 108_000,
 ) -> list[dict[str, Any]]:
-    """Write the final policies of finished runs (mean weights, float16) and one provenance file; return the latter.
+    """Write the final policies of finished runs (mean weights, float16) and their notes; return the latter.
 
-    The noise scales stay behind: a source is transferred without noise. Raises ZoolibError for a run without a record
-    or policy.
+    One provenance file has the notes of all sources: those of other runs stay in it. The noise scales stay behind: a
+    source is transferred without noise. Raises ZoolibError for a run without a record or policy, and for a damaged
+    provenance file.
     """
     folder = folder or packaged_weights("atari")
+    provenance = folder / "provenance.json"
+    before = source_notes(folder) if provenance.is_file() else []
     notes = []
     for spec in runs:
         record = store.load(spec)
@@ -57,6 +66,7 @@ def ship(
         note |= {"score": test["score"], "score_std": test["score_std"], "episodes": test["episodes"]}
         note |= {"random_score": float(np.mean(random)), "run_id": spec.run_id, "spec": spec.to_dict()}
         notes.append(note | {name: record.provenance.get(name) for name in _KEPT})
-    with atomic(folder / "provenance.json") as file:
-        file.write((json.dumps(notes, indent=1) + "\n").encode())
+    made = {note["game"]: note for note in [*before, *notes]}
+    with atomic(provenance) as file:
+        file.write((json.dumps([made[name] for name in games.SOURCES if name in made], indent=1) + "\n").encode())
     return notes
