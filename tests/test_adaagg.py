@@ -303,6 +303,21 @@ def test_changed_parameters_renew_cached_kernels(change: str, lite: bool):
     assert torch.equal(after, fresh)
 
 
+def test_a_step_in_evaluation_that_raises_no_version_renews_cached_kernels():
+    torch.manual_seed(0)
+    layer = AdaAggConv2d.from_convs([nn.Conv2d(4, 6, 3) for _ in range(3)]).eval()
+    x = torch.rand(2, 4, 8, 8)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.5, fused=True)
+    with torch.no_grad():
+        before = layer(x)
+    layer(x).square().mean().backward()
+    optimiser.step()
+    with torch.no_grad():
+        cached = layer(x)
+    torch.testing.assert_close(cached, layer(x).detach())
+    assert not torch.allclose(cached, before, atol=1e-3)
+
+
 def test_cached_kernels_carry_no_graph_and_gradients_still_flow_in_evaluation():
     layer = make("3x3").eval()
     x = torch.randn(2, 4, 6, 6, dtype=D)
@@ -386,3 +401,25 @@ def test_mistakes_name_the_fix():
         AdaAggConv2d(weights, groups=3)
     with pytest.raises(ValueError, match="'reflect' is not supported"):
         AdaAggConv2d.from_convs([nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strategy", "settings"),
+    [
+        (1, "matmul", {"stride": (1, 3), "padding": (2, 0)}),
+        (1, "grouped", {"stride": (1, 3), "padding": (2, 0)}),
+        (3, "unfold", {"stride": (1, 3), "padding": (2, 0)}),
+        (3, "stacked", {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)}),
+        ((1, 3), "grouped", {"padding": "same", "dilation": (1, 2)}),
+        ((3, 1), "unfold", {"padding": "same", "dilation": 2}),
+    ],
+)
+def test_height_and_width_have_settings_of_their_own_as_in_torchs_convolution(kernel, strategy, settings):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(4, 6, kernel, **settings, dtype=torch.float64)
+    layer = AdaAggConv2d.from_convs([conv], strategy=strategy)
+    with torch.no_grad():  # a gate of exactly 1
+        layer.gate[2].weight.zero_()
+        layer.gate[2].bias.fill_(40.0)
+    x = torch.randn(2, 4, 9, 12, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=1e-12)

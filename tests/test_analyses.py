@@ -1,5 +1,7 @@
 """Analyses and published tables from made-up records with known answers."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -196,3 +198,37 @@ def test_an_unknown_table_or_no_dataset_is_refused():
         paper_tables.specs_of("table9", "digits-zoo", ["digits"], "mini")
     with pytest.raises(ZoolibError, match="no dataset was named"):
         paper_tables.specs_of("table4_ablation", "digits-zoo", split_names(" , "), "mini")
+
+
+def test_intervals_of_a_method_and_of_its_distance_to_the_focus_by_hand():
+    wide = pd.DataFrame({"Hub-Pathway": [3.0, 5.0, 7.0], "Ensemble": [2.0, 3.0, 4.0]})
+    row = paper_tables.intervals(wide, "Hub-Pathway").loc["Ensemble"]
+    half = 4.302652729911275 / math.sqrt(3)  # 2.48; the differences are 1, 2 and 3
+    assert row["95 % interval"] == f"{3 - half:.2f} to {3 + half:.2f}" == "0.52 to 5.48"
+    assert row["Hub-Pathway minus it"] == "+2.00" and row["its 95 % interval"] == "-0.48 to 4.48"
+    assert row["p"] == "0.074"
+
+
+def test_what_is_bold_is_the_best_of_its_own_column_and_the_oracle_is_never(tmp_path):
+    store = ResultStore(tmp_path)
+    levels = {
+        "digits": {"oracle": 99.0, "hub_pathway": 90.0, "best_single": 80.0, "ensemble_top_k": 79.0},
+        "textures": {"oracle": 99.0, "hub_pathway": 78.0, "best_single": 80.0, "ensemble_top_k": 70.0},
+    }
+    spread = {"oracle": 1.3, "hub_pathway": 1.0, "best_single": 1.1, "ensemble_top_k": 1.2}
+    for dataset, of in levels.items():
+        for spec in grid("cls", dataset, "digits-zoo", "table5", "mini"):
+            if spec.method in of:
+                made = synthetic.result(spec)
+                made.metrics["test"]["top1_accuracy"] = of[spec.method] + spread[spec.method] * spec.seed
+                made.metrics["val"]["top1_accuracy"] = 0.0
+                store.save(made)
+    specs = paper_tables.specs_of("table5_data_dependent", "digits-zoo", list(levels), "mini")
+    table = paper_tables.compare(store, "table5_data_dependent", specs)
+    bold = {
+        column: list(table.index[table[column].str.startswith("**")]) for column in table if column.endswith("here")
+    }
+    assert bold == {
+        "digits, here": ["Hub-Pathway"], "textures, here": ["Best single"], "average, here": ["Hub-Pathway"],
+    }  # fmt: skip
+    assert table.loc["Hub-Pathway", "average, here"] == "**85.0 ± 1.0**"  # (90 + 78) / 2 + 1

@@ -161,3 +161,18 @@ def test_nothing_that_a_hub_is_trained_on_occurs_in_the_novel_classes_of_cifar10
         sizes = data.manifest.sizes
         assert (len(data.train.labels), len(data.test.labels)) == (sizes.train, sizes.test)
         assert data.variant == "official-png"
+
+
+def test_groups_of_taken_classes_stay_with_their_images(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    pictures, labels, groups = [], [0, 1, 2, 0, 1, 2], ["g", "g", "h", "h", None, "g"]
+    for level in range(6):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8), (level,) * 3).save(out, "PNG")
+        pictures.append({"bytes": out.getvalue(), "path": ""})
+    table = pa.table({"image": pictures, "label": pa.array(labels, pa.int64()), "group": groups})
+    pq.write_table(table.replace_schema_metadata({"classes": json.dumps([*"abc"])}), tmp_path / "train.parquet")
+    found = loaders.decode(tmp_path / "train.parquet", 8, 3, ["c", "b"])
+    assert found.pixels[:, 0, 0, 0].tolist() == [1, 2, 4, 5] and found.labels.tolist() == [1, 0, 1, 0]
+    g, h, alone, again = found.groups.tolist()
+    assert g == again and len({g, h, alone}) == 3

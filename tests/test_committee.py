@@ -130,3 +130,52 @@ def test_the_joint_ensemble_predicts_the_mean_probability_and_its_gradient_reach
     assert loss.item() == pytest.approx(-mean[torch.arange(5), y].log().mean().item(), abs=1e-6)
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
+
+
+def test_where_less_is_better_the_ranking_starts_at_the_lowest_value():
+    def task(higher):
+        mean = lambda prediction, target: {"nme": prediction.mean().item()}  # noqa: E731
+        zero = lambda prediction, target: torch.zeros(())  # noqa: E731
+        return SimpleNamespace(metric="nme", higher_is_better=higher, metrics=mean, loss=zero)
+
+    finished = {
+        name: Finished({"val": np.full((4, 1), value), "val_labels": np.zeros(4)}, COST, None)
+        for name, value in (("a", 5.0), ("b", 3.0), ("c", 4.0))
+    }
+    assert Context(None, None, None, task(False), None, None, None, finished).ranking() == [*"bca"]
+    assert Context(None, None, None, task(True), None, None, None, finished).ranking() == [*"acb"]
+
+
+def test_both_ways_to_combine_are_recorded_for_each_split_whichever_is_scored():
+    sure, unsure = one_hot([0, 1, 2, 0], 9.0), [one_hot([1, 2, 0, 0], 1.0)] * 2
+    for combine in ("probabilities", "votes"):
+        ctx = context([VAL[0]] * 3, [TEST[0]] * 3, LABELS, combine=combine)
+        for name, logits in zip(ctx.needed, [sure, *unsure], strict=True):
+            ctx.needed[name].logits["test"] = logits  # the mean follows the sure one, the votes the other two
+        for run in ctx.needed.values():  # validation: every member is right on labels of its own
+            run.logits["val"], run.logits["val_labels"] = one_hot([1, 1, 1, 1]), np.array([1, 1, 1, 2])
+        metrics = committee.ensemble(ctx).metrics
+        assert metrics["test"]["top1_accuracy_probabilities"] == 100 and metrics["test"]["top1_accuracy_votes"] == 25
+        assert metrics["test"]["top1_accuracy"] == metrics["test"][f"top1_accuracy_{combine}"]
+        assert metrics["val"]["top1_accuracy_probabilities"] == metrics["val"]["top1_accuracy_votes"] == 75
+
+
+@pytest.mark.parametrize(
+    ("recipe", "used"), [("ensemble", 3), ("ensemble_top_k", 2), ("best_single", 1), ("oracle", 3)]
+)
+def test_every_committee_costs_the_training_of_all_and_the_use_of_those_it_takes(recipe, used):
+    ctx = context(VAL, TEST, LABELS, top_k=2, combine="probabilities")
+    cost = getattr(committee, recipe)(ctx).metrics["cost"]
+    assert cost["seconds"] == 60.0 and cost["trainable_params_m"] == 3.0
+    assert cost["params_m"] == cost["inference_params_m"] == used and cost["gmacs"] == 0.5 * used
+
+
+def test_the_oracle_takes_for_each_image_the_member_that_is_right_on_it():
+    test = [
+        [0, 2, 1, 1],
+        [1, 1, 1, 1],
+        [1, 2, 2, 2],
+    ]  # the first, second and third are right on one each, none on the last
+    outcome = committee.oracle(context(VAL, test, LABELS))
+    assert (outcome.samples["prediction"] == LABELS).tolist() == [True, True, True, False]
+    assert accuracy(outcome) == 75 and accuracy(outcome, "val") == 100

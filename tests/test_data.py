@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from PIL import Image
 from torchvision.transforms import functional as TF
 
 from zoolib.data import augment, loaders, manifests
+from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest
 from zoolib.paths import data_roots
 from zoolib.spec import Settings, ZoolibError
@@ -244,3 +246,41 @@ def test_a_homogeneous_hub_of_two_architectures_is_refused(tmp_path):
 def test_unknown_names_suggest_the_nearest():
     with pytest.raises(ZoolibError, match=r"unknown dataset 'cifar10' \(did you mean 'cifar100'\?\)"):
         manifests.dataset("cifar10")
+
+
+def test_each_iteration_and_each_seed_draws_an_augmentation_of_its_own_for_the_same_images(monkeypatch):
+    settings = dataclasses.replace(SETTINGS, image_size=16, decode_size=16, crop="shift", batch_size=16)
+    digits = loaders.load(manifests.dataset("digits"), settings)
+    monkeypatch.setattr(loaders, "batch_rows", lambda rows, *_: rows[:16])
+    images = {(seed, turn): loaders.train_batch(digits, settings, seed, turn)[0] for seed in (1, 2) for turn in (5, 6)}
+    assert len({drawn.numpy().tobytes() for drawn in images.values()}) == 4
+    assert torch.equal(images[1, 5], loaders.train_batch(digits, settings, 1, 5)[0])
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_the_first_labels_outside_the_classes_are_refused(tmp_path, monkeypatch, label):
+    folder = write_set(tmp_path)
+    table = pq.read_table(folder / "train.parquet")
+    labels = pa.array([*table["label"].to_pylist()[:-1], label], pa.int64())
+    pq.write_table(table.set_column(1, "label", labels), folder / "train.parquet")
+    monkeypatch.setenv("ZOOLIB_DATA", str(tmp_path))
+    with pytest.raises(ZoolibError, match=rf"train\.parquet: row 23: label {label} is outside 0\.\.2"):
+        loaders.load(manifest(), SETTINGS)
+
+
+def test_an_image_that_shrinks_is_averaged_and_not_thinned_out():
+    board = np.indices((24, 24)).sum(0) % 2 * np.uint8(255)  # every second pixel white
+    small = loaders._square(Image.fromarray(board.astype(np.uint8)), 6)
+    assert small.shape == (6, 6, 3) and abs(small.astype(int) - 127).max() < 20
+
+
+def test_groups_stay_with_their_images_where_those_of_another_dataset_are_left_out():
+    def images(levels, groups=None):
+        pixels = np.array(levels, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+        return Images(pixels, np.arange(len(levels)), ["x"], "", groups)
+
+    other = Dataset(SimpleNamespace(), images([2]), images([9, 5]), {}, "")  # type: ignore[arg-type]
+    first, second = loaders._apart((images([1, 2, 3, 5, 7], np.array([10, 11, 12, 13, 14])), images([9, 8])), other)
+    assert first.pixels[:, 0, 0, 0].tolist() == [1, 3, 7] and first.labels.tolist() == [0, 2, 4]
+    assert first.groups.tolist() == [10, 12, 14]
+    assert second.pixels[:, 0, 0, 0].tolist() == [8] and second.groups is None

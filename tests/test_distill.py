@@ -1,5 +1,6 @@
 """Distillation, Knowledge Flow and the feature-level baselines: losses by hand, and who learns from whom."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -301,3 +302,66 @@ def test_features_are_those_of_the_pretrained_members_or_as_the_name_says_of_the
         sources = method.members if name == "fe" else method.teachers
         assert list(sources) == [tuned[key][0] if is_tuned else pretrained[key] for key in "abc"]
         assert name == "fe" or method.backbone is pretrained["a"]
+
+
+def test_every_stage_is_mixed_by_its_own_weights():
+    lateral = Lateral([2, 2], 1)
+    with torch.no_grad():
+        lateral.scores.copy_(torch.tensor([[1.0, 3.0], [3.0, 1.0]]).log())  # shares 1/4, 3/4 and 3/4, 1/4
+    own, other = torch.full((1, 2, 3, 3), 4.0), torch.full((1, 2, 3, 3), 8.0)
+    assert torch.allclose(lateral(0, own, [other]), torch.full((1, 2, 3, 3), 7.0))
+    assert torch.allclose(lateral(1, own, [other]), torch.full((1, 2, 3, 3), 5.0))
+
+
+def test_the_teachers_of_knowledge_flow_keep_their_running_statistics_while_the_student_trains():
+    method = flow()
+    before = copy.deepcopy(method.teachers.state_dict())
+    backward(method)
+    assert method.student.training and not any(module.training for module in method.teachers.modules())
+    assert all(torch.equal(before[name], value) for name, value in method.teachers.state_dict().items())
+
+
+def test_finding_the_widths_of_the_stages_leaves_the_student_as_it_is():
+    pool = members(2)
+    pool[0].train()
+    before = copy.deepcopy(pool[0].state_dict())
+    method = KnowledgeFlow(pool[0], pool[1:], TASK, 16)
+    assert method.student.training
+    assert all(torch.equal(before[name], value) for name, value in method.student.state_dict().items())
+
+
+def test_knowledge_flow_has_the_first_member_as_student_and_all_as_teachers():
+    method, pretrained, _ = built("knowledge_flow")
+    assert method.student is pretrained["a"] and list(method.teachers) == list(pretrained.values())
+    of_student = sum(p.numel() for p in pretrained["a"].parameters())
+    assert method.inference_parameters() == of_student + 64 * 3 + 3  # and its head: no teacher, no transformation
+
+
+def test_the_recorded_student_weight_is_the_students_share_averaged_over_the_stages():
+    def fit(method, deviations):
+        with torch.no_grad():
+            method.lateral.scores.copy_(torch.tensor([[1.0, 1, 2], [2, 1, 1], [9, 0.5, 0.5]]).log())
+        return Outcome({"cost": {}}, {})
+
+    manifest = SimpleNamespace(homogeneous=True)
+    hub = SimpleNamespace(names=[*"ab"], model=lambda name: Member(), models=lambda: members(2), manifest=manifest)
+    spec = SimpleNamespace(option={"dependency_weight": 1.0}.get, settings=SimpleNamespace(image_size=16))
+    outcome = METHODS["knowledge_flow"].load()(SimpleNamespace(hub=hub, spec=spec, task=TASK, fit=fit))
+    assert outcome.metrics["cost"]["student_weight"] == pytest.approx((1 / 4 + 2 / 4 + 9 / 10) / 3)
+
+
+def test_concat_distill_imitates_features_of_teachers_in_evaluation_by_the_weight_of_its_option():
+    method, pretrained, _ = built("ced", feature_weight=0.25)
+    expected = torch.cat([teacher.eval()(X) for teacher in pretrained.values()], 1)
+    output = method.train()(X)
+    assert torch.allclose(output.aux["features"], expected, atol=1e-6)
+    terms = method.loss(output, Y, TASK, 0.0)
+    distance = (output.aux["mimic"] - expected).square().mean()
+    assert terms["distill"].item() == pytest.approx(0.25 * distance.item(), rel=1e-5)
+    assert terms["task"].item() == pytest.approx(TASK.loss(output.prediction, Y).item(), rel=1e-5)
+
+
+def test_concat_distill_keeps_backbone_heads_and_classifier_and_no_teacher():
+    method = ConcatDistill(Member(), members(2), TASK)
+    backbone = sum(p.numel() for p in method.backbone.parameters())
+    assert method.inference_parameters() == backbone + 2 * (64 * 64 + 64) + (128 * 3 + 3)

@@ -182,3 +182,10 @@ def test_a_cpu_only_torch_wheel_is_named_as_the_cause(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(ZoolibError, match=r"operator torchvision::nms does not exist.*not a matching pair"):
         runtime.require_torchvision()
+
+
+def test_tensors_in_another_order_are_refused_even_where_every_shape_fits():
+    source = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    state = {f"module.{name}": value for name, value in sorted(source.state_dict().items())}  # as safetensors has them
+    with pytest.raises(ZoolibError, match=r"tensors in another order; set the member's prefix to 'module\.'"):
+        load_in_order(nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3)), state, "w.safetensors")

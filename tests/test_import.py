@@ -79,7 +79,8 @@ def test_a_csv_and_a_parquet_keep_the_split_and_order_classes_that_are_numbers_b
     pq.write_table(pa.table(columns), place / "list.parquet")
     for path in ("list.csv", "list.parquet"):
         made = importing.import_data(OwnData(name="kept", path=str(place / path)))
-        assert made.manifest.sizes.model_dump() == {"train": 4, "test": 4, "val": 4} and made.notes == []
+        assert made.manifest.sizes.model_dump() == {"train": 4, "test": 4, "val": 4}
+        assert [note[:26] for note in made.notes] == ["4 val images are not used:"]
         assert [row["image"]["bytes"] for row in table(made.folder, "test")] == [png(i) for i in (2, 3, 8, 9)]
         assert [row["label"] for row in table(made.folder, "test")] == [0, 1, 0, 1]
         assert loaders.load(manifests.dataset("kept"), SETTINGS).train.classes == ["2", "10"]
@@ -221,3 +222,54 @@ def test_more_images_are_decoded_than_arrow_can_put_into_one_piece(place: Path):
     loaders._decode_into(place / "out.npy", place / "train.parquet", column, np.array([20, 21]), 8)
     whole = [np.asarray(Image.open(io.BytesIO(png(level)))) for level in (1, 2)]
     assert np.array_equal(np.load(place / "out.npy"), whole)
+
+
+def test_an_image_that_two_classes_share_is_trained_on_and_other_images_are_tested_in_its_place():
+    items = [
+        importing.Item(f"{label}/{digest}", label, bytes, digest=digest)
+        for label in ("ant", "bee")
+        for digest in ("0 shared", *(f"{label} {number}" for number in range(9)))
+    ]
+    importing.assign_splits(items, 0.2)
+    assert {item.split for item in items if item.digest == "0 shared"} == {"train"}
+    tested = [item.digest for item in items if item.split == "test"]
+    assert tested == ["ant 0", "ant 1", "bee 0", "bee 1"]
+
+
+def test_pictures_of_another_shape_are_no_copies_and_those_of_another_format_are():
+    def encoded(size, kind):
+        out = io.BytesIO()
+        Image.new("RGB", size, (9, 9, 9)).save(out, kind)
+        return out.getvalue()
+
+    contents = [encoded((2, 8), "PNG"), encoded((4, 4), "PNG"), encoded((4, 4), "BMP")]
+    items = [importing.Item(str(number), "x", lambda c=content: c) for number, content in enumerate(contents)]
+    importing.add_digests(items)
+    wide, square, again = (item.digest for item in items)
+    assert wide != square and square == again
+
+
+def test_an_image_is_stored_as_a_viewer_shows_it(place: Path):
+    fill(place / "own", a=range(10), b=range(10, 20))
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, :8] = 200  # bright on the left; the camera was held so that left is up
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise: what was left is up
+    Image.fromarray(wide).save(place / "own" / "a" / "held.png", exif=exif)
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[:4] = (10, 20, 30, 255)
+    Image.fromarray(clear).save(place / "own" / "b" / "clear.png")
+    made = importing.import_data(OwnData(name="shown", path=str(place / "own")))
+    rows = {row["image"]["path"]: row for split in ("train", "test") for row in table(made.folder, split)}
+    pictures = {Path(path).name: Image.open(io.BytesIO(row["image"]["bytes"])) for path, row in rows.items()}
+    held, shown = np.asarray(pictures["held.png"]), np.asarray(pictures["clear.png"])
+    assert held.shape == (16, 8, 3) and (held[:8] == 200).all() and not held[8:].any()
+    assert (shown[:4] == (10, 20, 30)).all() and (shown[4:] == 255).all()
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_more_than_eight_bits_a_channel_are_refused_instead_of_cut_off(place: Path, kind: type):
+    fill(place / "own", a=range(6), b=range(6, 12))
+    Image.fromarray(np.full((8, 8), 900, kind)).save(place / "own" / "a" / "xray.tif")
+    with pytest.raises(ZoolibError, match=r"xray.tif: not a readable image \(ValueError: more than 8 bits a channel"):
+        importing.import_data(OwnData(name="xray", path=str(place / "own")))

@@ -58,6 +58,7 @@ LAYERS = (
         "nme",
         "data.embedded",
         "data.faces",
+        "data.pictures",
         "data.convert",
         "data.download",
         "data.formats.matlab",

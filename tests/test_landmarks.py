@@ -318,3 +318,11 @@ def test_a_changed_protocol_of_landmarks_is_another_dataset():
         changed = manifest.model_copy(update={"landmarks": points.model_copy(update=changes)})
         sums.add(combined_sha256(changed, "train", "test"))
     assert len(sums) == 4, "words alone change nothing"
+
+
+def test_the_summary_by_hand_has_rates_and_areas_in_percent_each_at_its_own_threshold():
+    found = nme.summary(np.array([0.04, 0.08, 0.09, 0.5, np.nan]))
+    assert found == pytest.approx({
+        "nme": 100 * 0.71 / 4, "fr_08": 50.0, "fr_10": 25.0,
+        "auc_08": 100 * (0.5 + 0 + 0 + 0) / 4, "auc_10": 100 * (0.6 + 0.2 + 0.1 + 0) / 4,
+    })  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -15,12 +16,14 @@ from zoolib import experiment, losses
 from zoolib.data.loaders import Dataset, Images
 from zoolib.grid import grid
 from zoolib.layers.pathway import PathwayGenerator
-from zoolib.method import Method
+from zoolib.method import Method, Output
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.nets import tiny_resnet
-from zoolib.recipe import _few_rows
+from zoolib.recipe import _few_rows, score
 from zoolib.results import Result, ResultStore
+from zoolib.spec import Settings
 from zoolib.tasks import Classification
+from zoolib.train import Machine
 
 IMAGES = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
@@ -108,3 +111,32 @@ def test_outputs_survive_the_store_and_a_record_without_them_reads_as_none(tmp_p
     again = store.load(with_).outputs
     assert again is not None and again["top:k:1"][0].tolist() == [1, 0]
     assert again["probability:k:1"][0].tolist() == [0.75, 0.25] and store.load(without).outputs is None
+
+
+def test_the_recorded_weights_and_gates_stand_in_the_row_of_their_image():
+    class Bright(Method):
+        """Says of each image how bright it is: as a weight, and as a gate of two layers."""
+
+        def __init__(self):
+            super().__init__()
+            self.recorded = {"weight": ["a", "b"], "gates": ["first", "second"]}
+
+        def forward(self, x):
+            share = x.mean((1, 2, 3))[:, None]
+            gates = torch.stack([share.expand(-1, 3), share.expand(-1, 3) / 2], 1)  # (B, 2, 3)
+            return Output(
+                torch.cat([share, 1 - share], 1), {"weight": torch.cat([share, 1 - share], 1), "gates": gates}
+            )
+
+    pixels = (np.arange(8, dtype=np.uint8) * 30)[:, None, None, None] * np.ones((8, 4, 4, 3), np.uint8)
+    images = Images(pixels, np.arange(8) % 2, ["x", "y"], "")
+    rows = {"val": np.array([0, 1]), "test": np.array([1, 2, 5, 7])}
+    few = Dataset(SimpleNamespace(flip=False), images, images, rows, "")  # type: ignore[arg-type]
+    few = dataclasses.replace(few, manifest=SimpleNamespace(flip=False))
+    settings = Settings(image_size=4, decode_size=4, batch_size=2, iterations=1, test_crops=1, channels_last=False)
+    samples = score(Bright(), few, Classification(2), settings, Machine(torch.device("cpu"), "float32")).samples
+    assert samples["index"].tolist() == [1, 2, 5, 7] and samples["label"].tolist() == [1, 0, 1, 1]
+    level = samples["index"].to_numpy() * 30 / 255
+    assert np.allclose(samples["weight:a"], level, atol=1e-3) and np.allclose(samples["weight:b"], 1 - level, atol=1e-3)
+    assert np.allclose(np.stack(samples["gates:first"]), level[:, None].repeat(3, 1), atol=1e-3)
+    assert np.allclose(np.stack(samples["gates:second"]), level[:, None].repeat(3, 1) / 2, atol=1e-3)

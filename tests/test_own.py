@@ -343,3 +343,26 @@ def test_an_embedded_dataset_becomes_a_folder(tmp_path: Path):
     folder = own.write_folder("digits", tmp_path / "digits", per_class=5)
     assert sorted(path.name for path in folder.iterdir()) == list("0123456789")
     assert own.folder(folder, SETTINGS).test.pixels.shape == (10, 32, 32, 3)
+
+
+def test_a_prediction_sees_the_pixels_that_the_accuracy_was_measured_on(photos: Path):
+    settings = dataclasses.replace(
+        own.SETTINGS, image_size=24, decode_size=32, iterations=2, milestones=(), eval_every=2
+    )
+    found = own.folder(photos, settings)
+    made = own.tune(own.hub(NAMES, weights="random"), found, model=NAMES[0], settings=settings)
+    rows, logits = found.rows["test"], []
+    for views, _ in own.loaders.eval_batches(found, "test", settings):
+        with torch.no_grad():
+            logits.append(made.method.eval()(views[0]).prediction)
+    expected = torch.cat(logits).softmax(-1).max(1)
+    for row, label, share in zip(rows, expected.indices, expected.values, strict=True):
+        said, probability = made.predict(found.test.pixels[row])
+        assert said == found.train.classes[int(label)] and probability == pytest.approx(float(share), abs=1e-5)
+
+
+def test_a_picture_too_large_to_be_one_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ZoolibError, match=r"large\.png: not a readable image"):
+        own.read_image(tmp_path / "large.png")

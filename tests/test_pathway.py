@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoolib import losses
-from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, top_k_mask
+from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, running_statistics, top_k_mask
 from zoolib.methods import METHODS
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.nets import tiny_resnet
@@ -415,3 +415,48 @@ def test_a_recipe_trains_its_own_generator_on_its_own_terms(name, generator, exp
     if explores:
         mean = output.aux["weight"].mean(0)
         assert terms["explore"].item() == pytest.approx(explore_weight * (mean * mean.log()).sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("side", [16, 24])
+def test_both_branches_of_the_generator_see_the_image_at_their_size_between_minus_1_and_1(side):
+    generator, seen = PathwayGenerator(3, width=4, size=16).train(), []
+    for branch in (generator.preference, generator.noise):
+        branch.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.linspace(0, 1, 4)[:, None, None, None].expand(4, 3, side, side)
+    generator(x)
+    assert len(seen) == 2
+    for images in seen:
+        assert torch.allclose(
+            images, torch.tensor([-1, -1 / 3, 1 / 3, 1])[:, None, None, None].expand(4, 3, 16, 16), atol=1e-6
+        )
+
+
+def test_a_batch_norm_that_was_frozen_stays_so_after_running_statistics_were_used():
+    model = nn.Sequential(nn.BatchNorm1d(2).eval(), nn.BatchNorm1d(2))
+    with running_statistics(model):
+        assert [norm.training for norm in model] == [False, False]
+    assert [norm.training for norm in model] == [False, True]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_loads_are_of_routes_of_the_methods_own_k(k):
+    method, _ = make(top_k=k)
+    found = method.summary({"weight": torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]])})
+    expected = {1: [0.5, 0, 0, 0.5], 2: [0.5] * 4, 3: [0.5, 1, 1, 0.5]}[k]
+    assert [found[f"load:m{i}"] for i in range(4)] == expected
+
+
+def test_every_member_of_hub_pathway_has_a_head_of_its_own():
+    method, _ = make()
+    heads = [member[1] for member in method.members]
+    assert len({id(head.weight) for head in heads}) == len({id(head.bias) for head in heads}) == 4
+    one = sum(p.numel() for p in method.members[0].parameters())
+    assert sum(p.numel() for p in method.members.parameters()) == 4 * one
+
+
+def test_a_hub_in_bfloat16_answers_in_bfloat16():
+    method, _ = make(top_k=2)
+    method.eval()
+    with torch.no_grad():
+        full, half = method(IMAGES).prediction, method.bfloat16()(IMAGES.bfloat16()).prediction
+    assert half.dtype == torch.bfloat16 and half.shape == full.shape

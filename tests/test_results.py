@@ -303,3 +303,12 @@ def test_reading_and_drawing_records_imports_no_torch():
     code = "import sys, zoolib.results, zoolib.reference, zoolib.tables, zoolib.figures; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_records_of_an_own_hub_and_dataset_are_found_by_file_and_by_bare_name(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    spec = dataclasses.replace(a_spec(), hub="of/mine.yaml")
+    store.save(Result(spec, a_result().metrics))
+    for wanted in ("of/mine.yaml", "./of/mine.yaml", "mine"):
+        assert [record.spec for record in store.records(hub=wanted)] == [spec], wanted
+    assert not store.records(hub="other/mine.yaml") and not store.records(hub="mini-zoo")

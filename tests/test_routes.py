@@ -9,6 +9,8 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import PathPatch
 
 from zoolib import palette, routes
+from zoolib.grid import grid
+from zoolib.results import Result
 from zoolib.spec import ZoolibError
 
 MEMBERS = ["rotation", "jigsaw", "corruption"]
@@ -132,3 +134,45 @@ def test_samples_of_another_method_are_refused(routed: pd.DataFrame, gated: pd.D
         routes.routing_flow(gated, 2)
     with pytest.raises(ZoolibError, match="no gates"):
         routes.gate_panels(routed, {"a": np.array([0])})
+
+
+def test_loads_of_several_seeds_are_averaged_and_only_validation_is_drawn():
+    seeds = [curves([[0.2, 0.8, 1.0]], [0.6]), curves([[0.4, 0.6, 1.0]], [0.8])]
+    stray = pd.DataFrame([(1, "train", "load:rotation", 9.0, 0)], columns=seeds[0].columns)
+    figure = routes.hub_over_training({"x": pd.concat([*seeds, stray])})
+    lines = {line.get_gid(): list(line.get_ydata()) for axes in figure.axes for line in axes.lines}
+    assert lines["load:rotation"] == pytest.approx([0.3]) and lines["load:jigsaw"] == pytest.approx([0.7])
+    assert lines["entropy"] == pytest.approx([0.7])
+
+
+def test_curves_are_chosen_by_k_and_grouped_by_lambda_from_the_largest_on():
+    made = []
+    for k, weight, load in ((2, 0.1, 0.1), (2, 1.0, 0.2), (1, 1.0, 0.9), (2, 0.3, 0.3)):
+        specs = grid("cls", "digits", "digits-zoo", "hub_pathway", "mini", 2, top_k=k, explore_weight=weight)
+        made += [Result(spec, {}, curves=curves([[load] * 3], [0.5])) for spec in specs]
+    (plain,) = grid("cls", "digits", "digits-zoo", "hub_pathway_no_explore", "mini", 1)
+    made.append(Result(plain, {}, curves=curves([[0.4] * 3], [0.5])))
+    found = routes.by_explore_weight(made, 2)
+    assert list(found) == ["λ = 1", "λ = 0.3", "λ = 0.1", "λ = 0"]
+    loads = [frame.loc[frame["term"].str.startswith("load:"), "value"].unique().tolist() for frame in found.values()]
+    assert loads == [[0.2], [0.3], [0.1], [0.4]]
+    assert [len(frame) for frame in found.values()] == [8, 8, 8, 4]  # two seeds, and one of the last
+
+
+@pytest.mark.parametrize("kind", ["weights", "gates"])
+def test_the_map_colours_each_image_by_the_member_of_the_highest_weight_or_mean_gate(kind):
+    frame = pd.DataFrame({"index": range(4), "label": [0, 0, 1, 1], "prediction": [0, 0, 1, 1]})
+    if kind == "weights":  # rotation, rotation, corruption, corruption
+        frame = frame.assign(**{f"weight:{name}": WEIGHTS[:, i] for i, name in enumerate(MEMBERS)})
+    else:  # the first member has the highest gate in the first layer, and on two images the mean of another is higher
+        first = [[0.9, 0.5, 0.5]] * 4
+        second = [[0.8, 0.1, 0.1], [0.7, 0.1, 0.1], [0.0, 0.1, 0.8], [0.0, 0.1, 0.7]]
+        frame = frame.assign(**{"gates:a": first, "gates:b": second})
+    by_member = routes.route_map(frame, titles=MEMBERS).axes[1].collections
+    counts = [sum(len(part.get_offsets()) for part in by_member[i : i + 2]) for i in (0, 2, 4)]
+    assert counts == [2, 0, 2]
+    colours = palette.member_colours(MEMBERS)
+    assert [to_hex(by_member[i].get_facecolor()[0]) for i in (0, 4)] == [
+        colours[MEMBERS[0]].lower(),
+        colours[MEMBERS[2]].lower(),
+    ]

@@ -86,3 +86,44 @@ def test_the_threshold_is_shared_among_rivals_as_holm_does():
 
 def _p(noise):
     return stats.paired(pd.Series(5 + noise), pd.Series(np.full(6, 4.0))).p
+
+
+def rivals(*chances):
+    """A leader and rivals that it beats with these p: t = sqrt(2) (1 - p) / sqrt(p (2 - p)) with two degrees."""
+    noise = math.sqrt(3) * np.array([-1.0, 0.0, 1.0])  # of spread sqrt(3), so that a mean of t has this t
+    behind = {f"r{i}": 50 - math.sqrt(2) * (1 - p) / math.sqrt(p * (2 - p)) - noise for i, p in enumerate(chances)}
+    return pd.DataFrame({"a": [50.0] * 3, **behind})
+
+
+@pytest.mark.parametrize(
+    ("chances", "found"),
+    [
+        ((0.049,), "a"), ((0.051,), None),
+        ((0.024, 0.049), "a"),  # the smallest p against 0.025, the next against 0.05: Bonferroni would say no
+        ((0.026, 0.027), None),  # each alone would do
+        ((0.016, 0.024, 0.049), "a"), ((0.018, 0.024, 0.049), None), ((0.016, 0.026, 0.049), None),
+        ((0.001, 0.001, 0.051), None),
+    ],
+)  # fmt: skip
+def test_the_thresholds_of_the_rivals_are_holms_in_closed_form(chances, found):
+    frame = rivals(*chances)
+    assert [stats.paired(frame["a"], frame[f"r{i}"]).p for i in range(len(chances))] == pytest.approx(chances)
+    assert stats.best(frame) == found
+
+
+def test_a_leader_by_a_seed_of_its_own_is_not_the_best_where_it_loses_on_the_common_ones():
+    frame = pd.DataFrame({"a": [80.0, 80.1, 80.3, 200.0], "b": [90.0, 90.2, 90.1, np.nan]})
+    assert frame["a"].mean() > frame["b"].mean() and stats.paired(frame["a"], frame["b"]).p < 0.001
+    assert stats.best(frame) is None
+
+
+def test_the_interval_of_a_paired_difference_is_students_by_hand():
+    found = stats.paired(pd.Series([3.0, 5.0, 7.0]), pd.Series([2.0, 3.0, 4.0]))  # differences 1, 2 and 3
+    half = 4.302652729911275 / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((2 - half, 2 + half))
+
+
+def test_rounding_is_told_from_a_spread_by_the_size_of_the_numbers():
+    high = stats.paired(pd.Series([81300.3, 82300.3, 83300.3]), pd.Series([80200.2, 81200.2, 82200.2]))
+    assert math.isnan(high.p)  # 1100.1 but for rounding at 1e-11
+    assert not math.isnan(stats.paired(pd.Series([1e-3, 2e-3, 3e-3]), pd.Series([0.0, 1.1e-3, 1.9e-3])).p)

@@ -9,6 +9,7 @@ import pytest
 import synthetic
 
 from zoolib import reference, tables
+from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.results import Result, ResultStore
 from zoolib.spec import ZoolibError
@@ -246,3 +247,14 @@ def test_the_summary_names_profile_seeds_commit_machine_and_date(store: ResultSt
     dirty = synthetic.result(grid("cls", "digits", "digits-zoo", ["scratch"], "mini", 1)[0])
     dirty.provenance["dirty"] = True
     assert "0123456 with local changes" in tables.summary([dirty])
+
+
+def test_a_note_names_files_that_are_not_the_official_ones_and_no_others():
+    told = []
+    for name, manifest in manifests.datasets().items():
+        for kind, known in (("is the variant", manifest.variants), ("is from the source", manifest.sources)):
+            for one in known:
+                frame = pd.DataFrame({"profile": ["paper"], "dataset": name, "hub": "imagenet-lite", "data": one.name})
+                told.append(one.official)
+                assert (f"the data {kind} {one.name} (" in tables.note(frame)) == (not one.official), (name, one.name)
+    assert set(told) == {True, False}

@@ -3,10 +3,12 @@
 import copy
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from zoolib import runtime, train
@@ -15,7 +17,7 @@ from zoolib.data.manifests import dataset
 from zoolib.layers.pathway import PathwayGenerator
 from zoolib.method import Method, Output
 from zoolib.methods.hubpathway import HubPathway
-from zoolib.recipe import cost_of, output_frame
+from zoolib.recipe import Context, Finished, cost_of, output_frame
 from zoolib.spec import Settings, ZoolibError
 from zoolib.tasks import Classification, average, votes
 
@@ -289,3 +291,90 @@ def test_sgd_steps_as_torchs_plain_one_also_where_a_gradient_comes_late(monkeypa
     train.fit(other, data(), TASK, SETTINGS, seed=0, machine=CPU)
     for mine, theirs in zip(method.parameters(), other.parameters(), strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_the_curve_of_a_fit_is_of_validation_images_and_no_test_image_is_looked_at(monkeypatch):
+    looked_at, batches = [], loaders.eval_batches
+    monkeypatch.setattr(loaders, "eval_batches", lambda d, split, *a: looked_at.append(split) or batches(d, split, *a))
+    method = Plain()
+    history = train.fit(method, data(), TASK, SETTINGS, 0, CPU)
+    assert looked_at == ["val"] * 3  # at steps 2, 4 and 6
+    logits, labels, _ = train.evaluate(method, data(), "val", SETTINGS, CPU)
+    assert history.curve[-1] == (6, "val", "top1_accuracy", TASK.metrics(logits, labels)["top1_accuracy"])
+
+
+def test_the_curve_has_every_term_of_the_loss_at_every_point():
+    curve = train.fit(pathway(), data(), TASK, SETTINGS, 0, CPU).curve
+    named = {(done, term) for done, split, term, _ in curve if split == "train"}
+    assert named == {(done, term) for done in (2, 4, 6) for term in ("task", "explore", "exploit")}
+
+
+def test_one_step_of_adam_takes_weight_decay_as_part_of_the_gradient_by_hand(monkeypatch):
+    x, y = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    monkeypatch.setattr(loaders, "train_batch", lambda *a: (x, y))
+    settings = dataclasses.replace(SETTINGS, iterations=1, optimiser="adam", lr=0.1, weight_decay=1.0)
+    method = Plain()
+    weight = method.net[1].weight.detach().clone().requires_grad_()
+    loss = F.cross_entropy(F.linear(x.flatten(1), weight, method.net[1].bias.detach()), y)
+    (gradient,) = torch.autograd.grad(loss, weight)
+    direction = gradient + 1.0 * weight.detach()
+    assert ((direction > 0) != (gradient > 0)).any()  # here the decay decides
+    expected = weight.detach() - 0.1 * direction / (direction.abs() + 1e-8)  # corrected moments of one step
+    train._step(method, train._optimiser(method, settings), None, TASK, settings, 0, CPU, 0)
+    assert torch.allclose(method.net[1].weight, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_every_group_of_parameters_keeps_its_own_rate_and_falls_by_gamma(monkeypatch, optimiser):
+    class Two(Plain):
+        def param_groups(self, lr):
+            return [{"params": [self.net[1].weight], "lr": lr}, {"params": [self.net[1].bias], "lr": 10 * lr}]
+
+    seen, step = [], train._step
+
+    def spy(method, optimiser, *args):
+        values = step(method, optimiser, *args)
+        seen.append([group["lr"] for group in optimiser.param_groups])
+        return values
+
+    monkeypatch.setattr(train, "_step", spy)
+    settings = dataclasses.replace(SETTINGS, iterations=3, milestones=(2,), lr=0.1, optimiser=optimiser)
+    train.fit(Two(), data(), TASK, settings, 0, CPU)
+    assert np.allclose(seen, [[0.1, 1.0], [0.1, 1.0], [0.01, 0.1]])
+
+
+def test_recorded_aux_is_averaged_over_the_views_like_the_logits(monkeypatch):
+    class Routed(Plain):
+        def __init__(self):
+            super().__init__()
+            self.recorded = {"weight": ["a", "b"]}
+
+        def forward(self, x):
+            share = x.flatten(1)[:, :1]
+            return Output(self.net(x), {"weight": torch.cat([share, 1 - share], 1)})
+
+    views = [torch.full((2, 3, 16, 16), value) for value in (0.2, 0.6)]
+    monkeypatch.setattr(loaders, "eval_batches", lambda *a: iter([(views, torch.tensor([0, 1]))]))
+    _, _, aux = train.evaluate(Routed(), None, "test", SETTINGS, CPU)
+    assert torch.allclose(aux["weight"], torch.tensor([[0.4, 0.6], [0.4, 0.6]]))
+
+
+def test_the_seconds_of_a_resumed_fit_count_those_before_it_was_killed(tmp_path):
+    def die(done, total, word):
+        if done == 4:
+            raise Killed
+
+    file = tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file, checkpoint_seconds=0, progress=die)
+    state = torch.load(file, weights_only=True)
+    torch.save({**state, "seconds": 1000.0}, file)
+    assert 1000 < train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).seconds < 1600
+
+
+def test_a_run_records_the_seconds_of_the_runs_it_started_from_beside_its_own(tmp_path):
+    needed = {name: Finished({}, {"seconds": seconds}, tmp_path) for name, seconds in (("a", 7.0), ("b", 5.0))}
+    spec = SimpleNamespace(settings=SETTINGS, seed=0, task="cls")
+    cost = Context(spec, data(), None, TASK, CPU, tmp_path, None, needed).fit(Plain()).metrics["cost"]
+    assert cost["needed_seconds"] == 12.0 and 0 < cost["seconds"] < 600
+    assert cost["images_per_second"] == pytest.approx(6 * 8 / cost["seconds"])

@@ -200,10 +200,11 @@ def rank(args: argparse.Namespace) -> None:
     from zoolib import experiment, rankings, tables
     from zoolib.results import ResultStore
 
-    specs, store = experiment.grid("cls", args.dataset, args.hub, ["rank"], args.profile, 1), ResultStore.default()
+    dataset = _own({"dataset": args.dataset})["dataset"]
+    specs, store = experiment.grid("cls", dataset, args.hub, ["rank"], args.profile, 1), ResultStore.default()
     if experiment.missing(specs, store):
         _threads()
-    experiment.rank(args.hub, args.dataset, args.profile, store)
+    experiment.rank(args.hub, dataset, args.profile, store)
     print(rankings.text(rankings.table(store.frame(specs))).to_string())
     print(f"\n{tables.summary(store.records(specs))}")
 

@@ -135,7 +135,8 @@ def _run(
     with atomic(path.with_suffix(".npy")) as file:
         np.save(file, np.concatenate(parts))
     if head is not None:
-        pieces = {"weight": head.weight.detach().cpu().numpy(), "bias": head.bias.detach().cpu().numpy()}
+        bias = head.weight.new_zeros(head.out_features) if head.bias is None else head.bias
+        pieces = {"weight": head.weight.detach().cpu().numpy(), "bias": bias.detach().cpu().numpy()}
         with atomic(path.with_name(f"{path.name}.head.npz")) as file:
             np.savez(file, **pieces)  # type: ignore[arg-type]
     with atomic(path.with_suffix(".json")) as file:

@@ -163,6 +163,10 @@ def check_features(model: HubModel, member: MemberManifest, size: int = 64) -> N
             f"{member.name!r} gives features of {tuple(features.shape[1:])}, and its num_features says "
             f"{member.num_features}; correct it in the hub's YAML"
         )
+    if not torch.isfinite(features).all():
+        raise ZoolibError(
+            f"{member.name!r} gives features that are not finite; its weights are damaged, replace the file"
+        )
 
 
 def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:

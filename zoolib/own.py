@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from zoolib import recipe, runtime
 from zoolib.checkpoints import last_linear
-from zoolib.data import embedded, loaders
+from zoolib.data import augment, embedded, loaders, pictures
+from zoolib.data.formats.folders import is_image
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
 from zoolib.hub import HubModel, architecture, build
@@ -33,7 +34,6 @@ from zoolib.spec import Settings, ZoolibError, unknown
 from zoolib.tasks import Classification
 from zoolib.train import Machine, fit
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 SETTINGS = Settings(image_size=64, decode_size=64, batch_size=32, iterations=60, milestones=(40,), crop="shift",
                     test_crops=1, val_fraction=0.2, eval_every=20, precision="float32")  # fmt: skip
 
@@ -123,7 +123,7 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         digests = {
             file: hashlib.sha256(file.read_bytes()).hexdigest()
             for file in (Path(path) / name).iterdir()
-            if file.suffix.lower() in _SUFFIXES
+            if is_image(file.name)
         }
         different = sorted({*digests.values()})
         if len(different) < 4:
@@ -155,8 +155,8 @@ def read_image(path: Path | str, side: int = SETTINGS.decode_size) -> np.ndarray
     """An image file as (side, side, 3) uint8. Raises ZoolibError for a file that is no image."""
     try:
         with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR))
-    except (UnidentifiedImageError, OSError) as error:
+            return np.asarray(pictures.picture(picture).resize((side, side), Image.Resampling.BILINEAR))
+    except Exception as error:  # Pillow raises many kinds for damaged and for huge images
         raise ZoolibError(f"{path}: not a readable image ({error}); remove it or save it again") from None
 
 
@@ -207,7 +207,8 @@ class Tuned:
     @torch.no_grad()
     def predict(self, image: np.ndarray) -> tuple[str, float]:
         """The class of an image (H, W, 3) uint8 and its probability. Raises ZoolibError for another array."""
-        best = self.method.eval()(self._batch(image)).prediction.softmax(-1)[0].max(0)
+        views = [self.method.eval()(view).prediction for view in self._views(image)]
+        best = torch.stack(views).mean(0).softmax(-1)[0].max(0)
         return self.data.train.classes[int(best.indices)], float(best.values)
 
     @torch.no_grad()
@@ -218,7 +219,7 @@ class Tuned:
         """
         if not isinstance(self.method, HubPathway):
             raise ZoolibError("only a hub has pathways to explain; tune without naming a model")
-        batch = self._batch(image)
+        batch = self._views(image)[0]
         output, named = self.method.eval()(batch), self.method.alternatives(batch)
         weights = zip(self.method.recorded["weight"], output.aux["weight"][0], strict=True)
         answer = {f"weight:{name}": np.array([float(weight)]) for name, weight in weights}
@@ -227,13 +228,14 @@ class Tuned:
             answer |= {f"top:{name}": best.indices.numpy(), f"probability:{name}": best.values.numpy()}
         return answer
 
-    def _batch(self, image: np.ndarray) -> Tensor:
+    def _views(self, image: np.ndarray) -> list[Tensor]:
+        """What the accuracy was measured on, of this image: (1, 3, S, S) each."""
         shape, kind = np.shape(image), getattr(image, "dtype", type(image).__name__)
         if len(shape) != 3 or shape[2] != 3 or 0 in shape or kind != np.uint8:
             raise ZoolibError(f"an image of {kind} and shape {shape}; pass (H, W, 3) of uint8, as read_image gives it")
-        side = self.settings.image_size
+        side = self.settings.decode_size
         square = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-        return torch.from_numpy(square.copy()).permute(2, 0, 1)[None].float() / 255
+        return augment.test_crops(torch.from_numpy(square.copy())[None], self.settings, self.data.manifest.flip)
 
 
 def tune(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from glob import escape
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pandas as pd
@@ -314,7 +314,7 @@ class ResultStore:
 
 def _glob(root: Path, filters: Mapping[str, Any]) -> Iterator[Path]:
     """Records below a root, looking only into the folders that the filters allow."""
-    choices = [[escape(str(v)) for v in _listed(filters[k])] if k in filters else ["*"] for k in _FOLDERS]
+    choices = [[escape(_folder(v)) for v in _listed(filters[k])] if k in filters else ["*"] for k in _FOLDERS]
     for parts in product(*choices):
         yield from sorted(root.glob("/".join((*parts, "*-" + "[0-9a-f]" * 16 + ".json"))))
 
@@ -323,8 +323,20 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Collection) and not isinstance(value, str) else [value]
 
 
+def _folder(value: Any) -> str:
+    """The folder of a dataset or hub: for one of your own, which is named by its YAML, that file's name alone."""
+    path = PurePath(str(value))
+    return path.stem if path.suffix in (".yaml", ".yml") else str(value)
+
+
 def _matches(value: Any, wanted: Any) -> bool:
-    return value in _listed(wanted)
+    """Whether a value is among those wanted; a YAML of your own also by its bare name, or by another path to it."""
+    named = {value, _folder(value)} if isinstance(value, str) else {value}
+    return any(one in named or (isinstance(one, str) and _same_file(value, one)) for one in _listed(wanted))
+
+
+def _same_file(value: Any, wanted: str) -> bool:
+    return isinstance(value, str) and value != _folder(value) and PurePath(value) == PurePath(wanted)
 
 
 def _value(result: Result, name: str) -> Any:

@@ -304,7 +304,8 @@ def _epoch(count: int, seed: int, epoch: int) -> np.ndarray:
 def train_batch(data: Dataset, settings: Settings, seed: int, iteration: int) -> tuple[Tensor, Tensor]:
     """Augmented images (B, 3, S, S) in [0, 1] and labels (B,), or points (B, K, 2), of one training iteration."""
     rows = batch_rows(data.rows["train"], settings.batch_size, seed, iteration)
-    generator = torch.Generator().manual_seed((seed << 32) + iteration)
+    # Torch's generator on the CPU looks at 32 bits of its seed; 2^32 over the golden ratio keeps seeds apart.
+    generator = torch.Generator().manual_seed((seed * 2654435769 + iteration) % 2**32)
     return data.train.training(rows, settings, data.manifest.flip, generator)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from zoolib.data import convert, manifests
+from zoolib.data import convert, manifests, pictures
 from zoolib.data.fetch import locked, publish, silent
 from zoolib.data.formats import SPLITS, Reading, Row, reason
 from zoolib.data.formats.folders import is_image
@@ -161,12 +162,14 @@ def _from_parquet(path: Path) -> list[Item]:
 
 
 def add_digests(items: list[Item]) -> None:
-    """Decode every image once. Raises ZoolibError naming the first that cannot be read."""
+    """Decode every image once, as a viewer shows it. Raises ZoolibError naming the first that cannot be read."""
     for item in items:
         try:
             with Image.open(io.BytesIO(item.load())) as image:
-                pixels = image.convert("RGB")
+                pixels = pictures.picture(image)
                 item.digest = hashlib.sha256(repr(pixels.size).encode() + pixels.tobytes()).hexdigest()
+                if not pictures.stored_as_shown(image):
+                    item.load = functools.partial(pictures.shown, item.load)
         except Exception as error:  # Pillow raises many kinds for damaged images
             raise ZoolibError(f"{item.path}: not a readable image ({reason(error)[:60]}); replace or drop it") from None
 
@@ -206,6 +209,8 @@ def notices(items: list[Item]) -> list[str]:
         if groups:
             example = " = ".join(item.path for item in groups[0][:2])
             notes.append(f"{len(groups)} images {what}, such as {example}")
+    if unused := sum(item.split == "val" for item in items):
+        notes.append(f"{unused} val images are not used: every run holds out a part of the train images instead")
     for split in ("train", "test"):
         absent = {item.label for item in items} - {item.label for item in items if item.split == split}
         if absent:

@@ -228,6 +228,7 @@ class AdaAggConv2d(nn.Module):
         sources = [self.weight, self.alignment, *([self.gate_mean, self.gate_mass] if gates_fixed else [])]
         tensors = [t for t in sources if t is not None]
         if self.training or torch.is_grad_enabled() or any(t.is_inference() for t in tensors):
+            self._cache = None  # a step may follow that leaves no trace: torch's fused optimisers raise no version
             made: Tensor = make()
             return made
         device = self.weight.device.type

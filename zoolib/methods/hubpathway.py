@@ -66,7 +66,8 @@ class HubPathway(Method):
         """A of the weighted logits of the active members: (B, m), (B, m), (B, m, C) -> (B, C)."""
         kept = torch.where(active, weights, torch.zeros_like(weights))  # eq. 1; not renormalised
         kept = kept.view(*kept.shape, *[1] * (logits.dim() - 2))  # (B, m, 1, ...)
-        prediction: Tensor = self.aggregator((kept * logits).flatten(1, 2))  # concatenated over the members
+        joined = (kept * logits).flatten(1, 2)  # concatenated over the members
+        prediction: Tensor = self.aggregator(joined.to(next(self.aggregator.parameters()).dtype))
         return prediction
 
     def alternatives(self, x: Tensor) -> dict[str, Tensor]:
