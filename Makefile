@@ -13,6 +13,8 @@ PORT ?= 8000
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
+# An environment whose Python is gone (an upgrade, another version manager) cannot be mended: it is made anew.
+$(shell test ! -e .venv || test -x .venv/bin/python || rm -rf .venv)
 PY := .venv/bin/python
 UV := .venv/.uv/bin/uv
 READY := .venv/.ready

@@ -16,6 +16,7 @@ import torch
 
 from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
+from zoolib.data import manifests
 from zoolib.files import locked
 from zoolib.grid import grid, needed
 from zoolib.methods import METHODS
@@ -464,3 +465,32 @@ def test_a_build_folder_that_cannot_be_is_one_line(tmp_path, monkeypatch, capsys
     assert main([*command, "-p", "profile", "smoke", "-p", "seeds", "1", "--records-only"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("zoolib: ") and "name a path that can be used" in error
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk full: free some space"),
+        (OSError(errno.EROFS, "Read-only file system", "/there/x"), "/there/x: Read-only file system; name a path"),
+        (FileExistsError(errno.EEXIST, "File exists", "/there"), "/there: File exists; name a path"),
+    ],
+)
+def test_what_the_system_says_of_a_disk_or_a_path_is_one_line(error: OSError, words: str, monkeypatch, capsys):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(manifests, "datasets", fail)
+    assert main(["list", "datasets"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"zoolib: {words}") and said.count("\n") == 1
+
+
+def test_the_commit_is_never_that_of_a_repository_around_an_installation(tmp_path, monkeypatch):
+    monkeypatch.delenv("ZOOLIB_COMMIT", raising=False)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "theirs"], check=True)
+    monkeypatch.setattr(runtime, "CHECKOUT", tmp_path)
+    assert runtime.commit() == ("unknown", False)
+    (tmp_path / "pyproject.toml").touch()
+    assert len(runtime.commit()[0]) == 40

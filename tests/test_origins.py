@@ -16,6 +16,7 @@ from benchmarks import layouts
 from zoolib import cards, origins, rehearsal
 from zoolib.__main__ import main
 from zoolib.data import fetch, manifests
+from zoolib.paths import made_weights
 from zoolib.spec import ZoolibError
 
 
@@ -43,9 +44,18 @@ def test_the_list_tells_present_fetchable_and_by_hand_apart(tmp_path: Path, caps
     assert set(lines) == set(manifests.datasets())
 
 
-def test_the_list_of_hubs_tells_them_apart_too(tmp_path: Path) -> None:
+def test_the_list_of_hubs_tells_them_apart_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     zoo = manifests.hub("resnet50-zoo")
     assert fetch.hub_state(zoo) == "fetchable" and fetch.hub_state(manifests.hub("resnet50-random")) == "present"
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path))
+    made = manifests.hub("mini-zoo-independent")
+    assert fetch.hub_state(made) == "to make"
+    for member in made.members:
+        kind, _, name = member.weights.partition(":")
+        if kind == "made":
+            made_weights(name).parent.mkdir(parents=True, exist_ok=True)
+            made_weights(name).write_bytes(b"")
+    assert fetch.hub_state(made) == "present"
     for member in zoo.members:
         path = tmp_path / "data/weights" / fetch.weights_name(member)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -113,16 +114,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ZoolibError as error:
         print(f"zoolib: {error}", file=sys.stderr)
         return 1
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        if error.filename is None:  # not the system's word on a path
-            raise
-        print(f"zoolib: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("zoolib: interrupted; run it again to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print("zoolib: disk full: free some space, then run it again", file=sys.stderr)
+        elif error.filename is not None:
+            print(f"zoolib: {error.filename}: {error.strerror}; name a path that can be used", file=sys.stderr)
+        else:  # not the system's word on a path
+            raise
+        return 1
     return 0
 
 

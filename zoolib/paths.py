@@ -33,7 +33,7 @@ def made_weights(name: str) -> Path:
 def build_dir() -> Path:
     """Where computed things go: $ZOOLIB_BUILD, else `build` in the checkout, else `build` in the working folder."""
     if value := os.environ.get("ZOOLIB_BUILD"):
-        return Path(value)
+        return Path(value).expanduser().absolute()  # of a job in another folder too
     return (CHECKOUT if (CHECKOUT / "pyproject.toml").exists() else Path.cwd()) / "build"
 
 

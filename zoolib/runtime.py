@@ -150,6 +150,8 @@ def code_fingerprint() -> str:
 
 
 def _git(*arguments: str) -> str:
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        return ""  # an installed package may lie in a repository of somebody else
     try:
         done = subprocess.run(["git", "-C", str(CHECKOUT), *arguments], capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -22,7 +22,7 @@ from zoolib.data import convert, download, formats, manifests
 from zoolib.data.manifests import SOURCE
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
 from zoolib.files import atomic
-from zoolib.paths import data_roots
+from zoolib.paths import data_roots, made_weights
 from zoolib.spec import ZoolibError
 
 Report = Callable[[str], None]
@@ -288,7 +288,7 @@ def stored_weights(member: MemberManifest) -> Path | None:
 
 
 def hub_state(manifest: HubManifest) -> str:
-    """`present` when every member's weights are on this machine, else `fetchable` or `by hand`."""
+    """`present` when every member's weights are on this machine, else `to make`, `fetchable` or `by hand`."""
     words = []
     for member in manifest.members:
         kind, _, name = member.weights.partition(":")
@@ -298,9 +298,11 @@ def hub_state(manifest: HubManifest) -> str:
             words.append("present" if Path(name).expanduser().is_file() else "by hand")
         elif kind == "package":
             words.append("present" if importlib.util.find_spec(name) else "by hand")
+        elif kind == "made":
+            words.append("present" if made_weights(name).is_file() else "to make")
         else:
             words.append("present")
-    return next((word for word in ("by hand", "fetchable") if word in words), "present")
+    return next((word for word in ("by hand", "fetchable", "to make") if word in words), "present")
 
 
 def fetch_weights(member: MemberManifest, root: Path | None = None, report: Report = silent) -> Path:
