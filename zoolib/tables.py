@@ -259,9 +259,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(records: Sequence[Result]) -> pd.DataFrame:
-    """What was set otherwise than in the `paper` profile, among what can change a number.
-
-    Columns: here, paper profile, methods.
+    """What was set otherwise than in the `paper` profile, among what can change a number: here, there, methods.
 
     Where it was on some datasets only, those are named after the methods.
     """
