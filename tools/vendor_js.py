@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import json
 import shutil
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +40,12 @@ def copy(npm: Path) -> list[Path]:
         "mathjax-tex-svg-full.js": npm / "mathjax" / "es5" / "tex-svg-full.js",
         "anywidget.js": widget,
         "LICENSE-mathjax.txt": npm / "mathjax" / "LICENSE",
+        "LICENSE-fontawesome.txt": npm / "@fortawesome" / "fontawesome-free" / "LICENSE.txt",
+        "LICENSE-widgets-bundled.txt": npm / MANAGER / "embed.js.LICENSE.txt",  # of what the manager was built from
+        "LICENSE-jupyter-widgets.txt": _licence(
+            "ipywidgets"
+        ),  # the manager's package has none; one repository, one text
+        "LICENSE-anywidget.txt": _licence("anywidget"),
     }
     source = (npm / MANAGER / "embed-amd.js").read_text()
     for font in sorted((npm / MANAGER).glob("*.woff2")):
@@ -56,7 +63,15 @@ def copy(npm: Path) -> list[Path]:
     return [*written, local]
 
 
-def notice(paths: list[Path]) -> str:
+def _licence(package: str) -> Path:
+    """The licence text of an installed package. Raises FileNotFoundError where it brings none."""
+    for path in distribution(package).files or []:
+        if path.name == "LICENSE":
+            return Path(str(path.locate()))
+    raise FileNotFoundError(f"{package}: its package holds no file LICENSE")
+
+
+def notice(paths: list[Path], npm: Path) -> str:
     """A text that names each package, its version and licence, and the SHA-256 of each file."""
     import anywidget
 
@@ -67,9 +82,14 @@ def notice(paths: list[Path]) -> str:
         "requirejs": "MIT",
         "anywidget": "MIT",
     }
-    lines = ["Files from other projects, unchanged; written by tools/vendor_js.py.", ""]
-    lines += [f"{name} {version}, {licences[name]}" for name, version in sorted(versions.items())]
+    lines = [
+        "Files from other projects, unchanged, copied by tools/vendor_js.py; require-local.js is this project's own."
+    ]
     lines.append("")
+    lines += [f"{name} {version}, {licences[name]}" for name, version in sorted(versions.items())]
+    awesome = json.loads((npm / "@fortawesome" / "fontawesome-free" / "package.json").read_text())["version"]
+    lines += [f"@fortawesome/fontawesome-free {awesome}, SIL OFL 1.1 (the fonts *.woff2, by way of html-manager)", ""]
+    lines += ["The texts are in LICENSE-*.txt; that of requirejs is named at the head of require.js.", ""]
     for path in sorted(paths):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"{digest}  {path.relative_to(TARGET).as_posix()}")
@@ -79,8 +99,9 @@ def notice(paths: list[Path]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Copy the offline book's browser files out of an npm folder.")
     parser.add_argument("npm", type=Path, nargs="?", default=ROOT / "node_modules", help="folder node_modules")
-    paths = copy(parser.parse_args().npm)
-    (TARGET / "NOTICE.txt").write_text(notice(paths))
+    npm = parser.parse_args().npm
+    paths = copy(npm)
+    (TARGET / "NOTICE.txt").write_text(notice(paths, npm))
     size = sum(path.stat().st_size for path in paths) / 1e6
     print(f"{len(paths)} files, {size:.1f} MB in {TARGET.relative_to(ROOT)}")
 
