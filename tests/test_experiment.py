@@ -20,6 +20,7 @@ from zoolib.data import manifests
 from zoolib.files import locked
 from zoolib.grid import grid, needed
 from zoolib.methods import METHODS
+from zoolib.paths import CHECKOUT
 from zoolib.plans import planned
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError
@@ -254,6 +255,25 @@ def test_without_papermill_the_records_are_computed_and_the_word_is_said(capsys,
     assert "papermill is not installed" in streams.err and "1 records below" in streams.out
     assert main(["table", *arguments[2:]]) == 0
     assert "From scratch" in capsys.readouterr().out
+    assert main(["run", "claims"]) == 1  # it reads records alone: nothing was done
+    assert "papermill is not installed, so claims was not executed; install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "package"), [(["claims", "--profile", "mini"], "matplotlib"), (["workflow", "book"], "snakemake")]
+)
+def test_a_command_without_the_books_packages_names_them_in_one_line(command, package, tmp_path):
+    hide = "import sys\nfrom importlib.abc import MetaPathFinder\n"
+    hide += "class Hidden(MetaPathFinder):\n    def find_spec(self, name, path=None, target=None):\n"
+    hide += f"        if name.split('.')[0] == {package!r}: raise ModuleNotFoundError(name, name=name)\n"
+    hide += "sys.meta_path.insert(0, Hidden())\nfrom zoolib.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", hide, *command], cwd=CHECKOUT, capture_output=True, text=True,
+        env=os.environ | {"ZOOLIB_BUILD": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"zoolib: {package} is not installed; install the book's packages")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_plan_is_rewritten_only_where_it_changes():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from zoolib import __version__, commands, games
 from zoolib.profiles import PROFILES
-from zoolib.spec import ZoolibError
+from zoolib.spec import BOOK_PACKAGES, INSTALL_BOOK, ZoolibError
 
 _EPILOGUE = """examples:
   python -m zoolib list
@@ -113,6 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.function(args)
     except ZoolibError as error:
         print(f"zoolib: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in BOOK_PACKAGES:
+            raise
+        print(f"zoolib: {package} is not installed; {INSTALL_BOOK}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("zoolib: interrupted; run it again to go on", file=sys.stderr)

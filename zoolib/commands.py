@@ -17,7 +17,7 @@ from zoolib.data.schema import DatasetManifest, HubManifest
 from zoolib.methods import METHODS
 from zoolib.paths import CHECKOUT, build_dir
 from zoolib.profiles import PROFILES, profile
-from zoolib.spec import RunSpec, ZoolibError, unknown
+from zoolib.spec import INSTALL_BOOK, RunSpec, ZoolibError, unknown
 
 if TYPE_CHECKING:
     from zoolib.experiment import Report
@@ -159,6 +159,8 @@ def run(args: argparse.Namespace) -> None:
         from zoolib.results import ResultStore
 
         if not args.records_only:
+            if not specs:  # a page that only reads: without papermill nothing was done
+                raise ZoolibError(f"papermill is not installed, so {args.notebook} was not executed; {INSTALL_BOOK}")
             print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
         print(f"{len(specs)} records below {ResultStore.default().write_root}")
         return

@@ -18,7 +18,7 @@ import yaml
 from zoolib import apidoc, cards, origins, rehearsal, stamps
 from zoolib.data import manifests
 from zoolib.results import ResultStore
-from zoolib.spec import ZoolibError
+from zoolib.spec import INSTALL_BOOK, ZoolibError
 
 PACKAGE = Path(__file__).resolve().parent
 PAGES = (".md", ".ipynb")
@@ -275,7 +275,7 @@ def _jupyter_book() -> str:
     beside = Path(sys.executable).with_name("jupyter-book")
     command = str(beside) if beside.is_file() else shutil.which("jupyter-book")
     if not command:
-        raise ZoolibError("jupyter-book is not installed; install the book's packages: uv pip sync requirements.lock")
+        raise ZoolibError(f"jupyter-book is not installed; {INSTALL_BOOK}")
     return command
 
 

@@ -24,6 +24,11 @@ class ZoolibError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+#: packages that the core is installed without, and what to do where a command needs one
+BOOK_PACKAGES = ("anywidget", "ipywidgets", "matplotlib", "nbformat", "papermill", "seaborn", "snakemake", "traitlets")
+INSTALL_BOOK = "install the book's packages: pip install 'zoolib[book]', or in a checkout: make .venv/.ready"
+
+
 def split_names(names: str) -> list[str]:
     """The names of a comma-separated parameter."""
     return [name.strip() for name in names.split(",") if name.strip()]

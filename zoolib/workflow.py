@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 from zoolib import experiment, games, runtime
@@ -22,7 +23,7 @@ from zoolib.paths import CHECKOUT, build_dir
 from zoolib.plans import planned
 from zoolib.profiles import profile
 from zoolib.results import ResultStore
-from zoolib.spec import RunSpec, ZoolibError
+from zoolib.spec import INSTALL_BOOK, RunSpec, ZoolibError
 
 #: profiles whose runs take seconds
 SHORT = ("smoke", "mini")
@@ -94,6 +95,8 @@ def run(target: str, profile_name: str, cores: int = 0) -> None:
     profile(profile_name)
     if cores < 0:
         raise ZoolibError(f"cores is {cores}; use a number of processes, or 0 for all cores")
+    if find_spec("snakemake") is None:
+        raise ZoolibError(f"snakemake is not installed; {INSTALL_BOOK}")
     with locked(build_dir() / "workflow.lock", _busy) as lock:  # two would compute, and tidy, the same runs
         _run(target, profile_name, cores, lock.fileno())
 
