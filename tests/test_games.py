@@ -405,6 +405,8 @@ def test_compiling_is_for_long_runs_where_there_is_a_compiler(monkeypatch: pytes
     assert (runs.use_compile("auto", 100_000), runs.use_compile("auto", 1_000)) == (True, False)
     monkeypatch.setattr(runs.shutil, "which", lambda name: None)
     assert not runs.use_compile("auto", 100_000)
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    assert not runs.use_compile("on", 100_000), "torch would not compile, and the record says so"
 
 
 # Tables and figures ---------------------------------------------------------------------------------------------------

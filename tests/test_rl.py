@@ -517,6 +517,26 @@ ENCODERS = {
 }
 
 
+@pytest.mark.parametrize("broken", ["compile", "other"])
+def test_what_cannot_be_compiled_is_one_line_that_names_the_cache(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = Agent(Network(Plain(), DuelingHead(5, 51, 16, 0.1)), small(), torch.device("cpu"), compiled=False)
+
+    def backend(*inputs: object) -> object:
+        raise ImportError("/tmp/torchinductor_me/main.so: file too short")
+
+    def small_loss(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return tensors[-1] * 2, tensors[-1]
+
+    def other(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise RuntimeError("of the loss itself")
+
+    agent.loss = other if broken == "other" else torch.compile(small_loss, backend=backend)
+    kind, words = (RuntimeError, "of the loss itself") if broken == "other" else (ZoolibError, "file too short.*remove")
+    with pytest.raises(kind, match=words) as caught:
+        agent.learn(a_batch(5), 0.5)
+    assert "\n" not in str(caught.value)
+
+
 def learned(encoder: Encoder, compiled: bool) -> tuple[np.ndarray, list[list[torch.Tensor]]]:
     """The losses of three learning steps and the parameters after each; a router sends all to one source, both, one."""
     network = Network(encoder, DuelingHead(3, 11, 8, 0.1))

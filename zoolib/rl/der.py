@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from zoolib.rl.encoders import FEATURES, Encoder
 from zoolib.rl.replay import Batch
-from zoolib.spec import ControlSettings
+from zoolib.spec import ControlSettings, ZoolibError
 
 
 class NoisyLinear(nn.Module):
@@ -153,6 +154,25 @@ def make_loss(online: Network, target: Network, support: Tensor) -> LossOf:
     return loss
 
 
+@contextmanager
+def compiling() -> Iterator[None]:
+    """A block that may compile: what torch.compile cannot build, a file of its cache cut short say, is one line.
+
+    Raises ZoolibError that names the cache and how to do without; other errors pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        cause = getattr(error, "inner_exception", error)
+        reason = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        raise ZoolibError(
+            f"torch.compile could not build the loss ({reason.strip()}); remove its cache, the folder torchinductor_* "
+            "among the temporary files, and run again, or set TORCHDYNAMO_DISABLE=1 to train without it, more slowly"
+        ) from error
+
+
 class Agent:
     """Online and target network with their optimiser; every random number comes from torch's generator."""
 
@@ -184,8 +204,9 @@ class Agent:
             )
         ]  # fmt: skip
         self.optimiser.zero_grad(set_to_none=True)
-        loss, each = self.loss(*tensors, torch.tensor(progress, device=self.device))
-        loss.backward()
+        with compiling():
+            loss, each = self.loss(*tensors, torch.tensor(progress, device=self.device))
+            loss.backward()
         for parameter in self.trained:
             if parameter.grad is None:  # of an encoder that got no sample: zero, as the compiled loss gives it
                 parameter.grad = torch.zeros_like(parameter)

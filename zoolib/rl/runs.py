@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import shutil
 import statistics
 import time
@@ -84,7 +85,12 @@ def load_source(path: Path) -> Convolutions:
 
 
 def use_compile(wanted: str, steps: int) -> bool:
-    """Whether torch.compile is used: "on", "off", or "auto": for long runs, where there is a C++ compiler."""
+    """Whether torch.compile is used: "on", "off", or "auto": for long runs, where there is a C++ compiler.
+
+    Never where TORCHDYNAMO_DISABLE=1 makes it do nothing, so that a record says how its run was computed.
+    """
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1":
+        return False
     if wanted != "auto":
         return wanted == "on"
     return steps >= _LONG and any(shutil.which(name) for name in ("g++", "clang++"))
