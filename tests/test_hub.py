@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from zoolib import hub as hubs
-from zoolib.checkpoints import last_linear, load_backbone, load_in_order, read_weights
+from zoolib import own
+from zoolib.checkpoints import heads, load_backbone, load_in_order, read_weights
 from zoolib.data import manifests
 from zoolib.hub import Hub, build
 from zoolib.nets import resnet9, tiny_resnet
@@ -163,8 +165,37 @@ def test_an_unknown_architecture_is_refused(name):
 
 
 def test_the_head_of_torchvision_and_timm_models_is_found():
-    parent, attribute = last_linear(hubs.architecture("torchvision:mobilenet_v3_small"))
-    assert getattr(parent, attribute).out_features == 1000
+    assert heads(hubs.architecture("torchvision:mobilenet_v3_small")) == ["classifier.3"]
+    assert heads(hubs.architecture("timm:efficientnet_lite0")) == ["classifier"]
+    with pytest.raises(ZoolibError, match="no Linear layer"):
+        heads(torch.nn.Conv2d(3, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "size"),
+    [
+        ("levit_128s", ["head.linear", "head_dist.linear"], 224),  # two: their mean answers
+        ("resnetv2_50", ["head.fc"], 64),  # a convolution
+        ("eva02_tiny_patch14_224", [], 224),  # none: its last Linear layer belongs to a block
+    ],
+)
+def test_members_with_two_heads_a_convolution_or_none_return_their_features(name, expected, size, tmp_path):
+    network = hubs.architecture(f"timm:{name}").eval()
+    assert heads(network) == expected
+    path = tmp_path / "it.safetensors"
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+    (member,) = own.hub([name], f"file:{path}").members
+    model, head = hubs.split(member)
+    assert head is None, "no single Linear layer that LwF or Co-Tuning could go on training"
+    x = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        features, logits = model.eval()(x), network(model.normalise(x))
+        if expected == ["head.fc"]:
+            features = network.get_submodule("head.fc")(features[:, :, None, None]).flatten(1)
+        if len(expected) < 2:
+            assert torch.allclose(features, logits, atol=1e-4), "with its head again it is the network"
+    assert all(isinstance(model.backbone.get_submodule(layer), nn.Identity) for layer in expected)
+    hubs.check_features(model, member, size)
 
 
 def test_a_cpu_only_torch_wheel_is_named_as_the_cause(monkeypatch):

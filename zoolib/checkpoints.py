@@ -93,14 +93,12 @@ def _some(content: object) -> str:
 
 
 def load_backbone(network: nn.Module, state: StateDict, prefix: str, where: str) -> None:
-    """Copy a checkpoint's tensors below a prefix into a network by name; both heads are left out.
+    """Copy a checkpoint's tensors below a prefix into a network by name; the heads of both are left out.
 
     Batch-norm buffers count as tensors like any other. Raises ZoolibError naming the first tensor that is missing, left
     over, or of another shape.
     """
-    parent, attribute = last_linear(network)
-    name = next(name for name, module in network.named_modules() if module is parent)
-    head = f"{name}.{attribute}." if name else f"{attribute}."
+    head = tuple(f"{name}." for name in heads(network))
     given = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     if not given:
         raise ZoolibError(f"{where}: no tensor begins with {prefix!r}; it has {_some(state)}")
@@ -128,7 +126,7 @@ def _wrapping(own: StateDict, state: StateDict) -> str:
     return ""
 
 
-def _counts(key: str, head: str) -> bool:
+def _counts(key: str, head: tuple[str, ...]) -> bool:
     return not key.startswith(head) and not key.endswith("num_batches_tracked")
 
 
@@ -161,13 +159,31 @@ def load_in_order(network: nn.Module, state: StateDict, where: str) -> None:
     network.load_state_dict(mapped, strict=False)
 
 
-def last_linear(module: nn.Module) -> tuple[nn.Module, str]:
-    """Parent and attribute of the last Linear layer, the source task's head. Raises ZoolibError if there is none."""
-    names = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
-    if not names:
-        raise ZoolibError(f"{type(module).__name__} has no Linear layer to take as its head")
-    parent, _, attribute = names[-1].rpartition(".")
-    return module.get_submodule(parent), attribute
+def heads(network: nn.Module) -> list[str]:
+    """Names of the layers that end with the pre-training: timm's word where the network has one, else the last Linear.
+
+    A few have two (LeViT, distilled DeiT), a convolution (ResNet v2), or none (EVA). Raises ZoolibError where there is
+    nothing to go by.
+    """
+    layers = dict(network.named_modules())
+    named = (getattr(network, "pretrained_cfg", None) or {}).get("classifier") or ()
+    known = [name for name in ([named] if isinstance(named, str) else named) if name in layers]
+    if known:
+        return [name for name in known if not isinstance(layers[name], nn.Identity)]
+    linear = [name for name, child in layers.items() if isinstance(child, nn.Linear)]
+    if not linear:
+        raise ZoolibError(f"{type(network).__name__} has no Linear layer to take as its head")
+    return linear[-1:]
+
+
+def behead(network: nn.Module) -> list[nn.Module]:
+    """Put the identity in the place of every head, so that the network returns features; the heads."""
+    taken = []
+    for name in heads(network):
+        parent, _, attribute = name.rpartition(".")
+        taken.append(network.get_submodule(name))
+        setattr(network.get_submodule(parent), attribute, nn.Identity())
+    return taken
 
 
 def load(network: nn.Module, state: StateDict, member: MemberManifest, where: str, whole: bool) -> None:

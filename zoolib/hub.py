@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoolib import runtime
-from zoolib.checkpoints import check_sum, last_linear, load, read_weights, weights_file
+from zoolib.checkpoints import behead, check_sum, load, read_weights, weights_file
 from zoolib.data.manifests import hub as hub_manifest
 from zoolib.data.schema import HubManifest, MemberManifest
 from zoolib.layers.depthwise import quicken
@@ -141,8 +141,7 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
             if hasattr(network, name):
                 setattr(network, name, None)
     if not (keep_head or headless):
-        parent, attribute = last_linear(network)
-        setattr(parent, attribute, nn.Identity())
+        behead(network)
     return HubModel(member, network, spatial)
 
 
@@ -172,7 +171,8 @@ def check_features(model: HubModel, member: MemberManifest, size: int = 64) -> N
 def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
     """A pretrained member as its backbone, which returns features, and its source head, None where it has none.
 
-    None as well where the file has another head than the architecture, or none: that of a checkpoint of your own.
+    None as well where the file has another head than the architecture, or none: that of a checkpoint of your own; and
+    where the head is no single Linear layer.
     """
     if not member.source_head:
         return build(member), None
@@ -180,10 +180,8 @@ def split(member: MemberManifest) -> tuple[HubModel, nn.Linear | None]:
         model = build(member, keep_head=True)
     except ZoolibError:
         return build(member), None  # what is wrong with more than the head is said here
-    parent, attribute = last_linear(model.backbone)
-    head = getattr(parent, attribute)
-    setattr(parent, attribute, nn.Identity())
-    return model, head
+    taken = behead(model.backbone)
+    return model, taken[0] if len(taken) == 1 and isinstance(taken[0], nn.Linear) else None
 
 
 class Hub:

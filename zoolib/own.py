@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from zoolib import recipe, runtime
-from zoolib.checkpoints import last_linear
+from zoolib.checkpoints import behead
 from zoolib.data import augment, embedded, loaders, pictures
 from zoolib.data.formats.folders import is_image
 from zoolib.data.loaders import Dataset, Images
@@ -56,19 +56,26 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
     for name in names:
         network = architecture(f"timm:{name}")
         source = weights if isinstance(weights, str) else weights.get(name, "timm")
-        parent, attribute = last_linear(network)
+        taken = behead(network)
+        features = _inputs(taken[0]) if taken else network.num_features
         config: dict[str, Any] = dict(network.pretrained_cfg)  # type: ignore[arg-type]
         members.append(
             _member(
                 name=name.replace(".", "_").lower(), title=name, architecture=f"timm:{name}",
                 weights="random" if source == "timm" else source, pretraining="timm" if source == "timm" else source,
-                num_features=getattr(parent, attribute).in_features, mean=config["mean"], std=config["std"],
+                num_features=features, mean=config["mean"], std=config["std"],
                 input_size=config["input_size"][-1], fixed_input=bool(config.get("fixed_input_size")),
                 licence=str(config.get("license") or "see timm"),
             )
         )  # fmt: skip
     same = len({member.architecture for member in members}) == 1
     return HubManifest(name="own-hub", title="Your hub", description="from Python", homogeneous=same, members=members)
+
+
+def _inputs(head: nn.Module) -> int:
+    """How many features a head reads."""
+    features: int = getattr(head, "in_channels" if isinstance(head, nn.Conv2d) else "in_features")
+    return features
 
 
 def _member(**fields: Any) -> MemberManifest:
