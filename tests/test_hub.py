@@ -1,6 +1,7 @@
 """Hubs: real weights that know the world, loading that refuses what does not fit."""
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -135,7 +136,7 @@ def test_a_pickle_with_code_in_it_is_not_executed(tmp_path):
 
     file = tmp_path / "w.pth"
     file.write_bytes(pickle.dumps({"a": Evil()}, protocol=2))
-    with pytest.raises(ZoolibError, match="not a readable checkpoint"):
+    with pytest.raises(ZoolibError, match="could run code and is not read"):
         read_weights(file)
 
 
@@ -156,6 +157,14 @@ def test_your_own_yaml_is_a_hub(tmp_path):
     assert mine.names == ["rotation", "jigsaw"]
     first, second = mine.models()  # my file holds the jigsaw's weights
     assert torch.equal(first.backbone.conv1.weight, second.backbone.conv1.weight)
+
+
+@pytest.mark.parametrize(("beside", "word"), [(np.float64(0.9), "scalar"), (Namespace(lr=0.1), "argparse.Namespace")])
+def test_what_lies_beside_the_tensors_of_a_checkpoint_is_named_with_the_way_out(beside, word, tmp_path):
+    torch.save({"state_dict": {"w": torch.ones(2)}, "best": beside}, tmp_path / "run.pth")
+    with pytest.raises(ZoolibError, match=rf"it holds [\w.]*{word} beside its tensors.*weights_only=False") as caught:
+        read_weights(tmp_path / "run.pth", entry="state_dict")
+    assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["timm:no_such_net", "torchvision:no_such_net", "zoolib:no_such_net"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from zoolib.paths import data_roots, made_weights, packaged_weights
 from zoolib.spec import ZoolibError
 
 StateDict = dict[str, Tensor]
+
+# What torch says of an object in a checkpoint that is no tensor, such as a NumPy scalar or parsed arguments.
+_FOREIGN = re.compile(r"Unsupported (?:global: GLOBAL|class) ([\w.]+)")
 
 
 def weights_file(member: MemberManifest) -> Path:
@@ -77,6 +81,12 @@ def read_weights(path: Path, sha256: str | None = None, entry: str = "") -> Stat
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zipfile and safetensors each raise their own
+        if held := _FOREIGN.search(str(error)):
+            raise ZoolibError(
+                f"{path}: it holds {held[1]} beside its tensors, which could run code and is not read; if you trust "
+                f"it, save the tensors alone: torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], "
+                "'weights.pth'), with the name of its own entry"
+            ) from None
         raise ZoolibError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
     found = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(found, dict):
