@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,6 +106,25 @@ def test_the_exported_router_and_paths_say_what_the_model_says(tuned: own.Tuned,
         assert torch.allclose(logits, expected.prediction, atol=1e-4)
         assert torch.allclose(weights, expected.aux["weight"], atol=1e-5)
         assert torch.allclose(alone, tuned.method.members[1](batch), atol=1e-4)
+
+
+def test_one_exported_model_says_what_it_says_here_and_knows_its_classes(photos: Path, tmp_path: Path):
+    single = own.tune(own.hub(NAMES, weights="random"), own.folder(photos, SETTINGS), NAMES[1], settings=SETTINGS)
+    (file,) = own.export(single, tmp_path / "new").values()
+    assert file.name == "model.pt2"
+    names = {"classes.json": ""}
+    program = torch.export.load(file, extra_files=names).module()
+    assert json.loads(names["classes.json"]) == ["bright", "dark", "middle"]
+    image = own.read_image(photos / "dark" / "0.png", 32)
+    (view,) = single._views(image)
+    with torch.no_grad():
+        label, probability = single.predict(image)
+        found = program(view).softmax(-1)[0].max(0)
+    assert json.loads(names["classes.json"])[int(found.indices)] == label
+    assert float(found.values) == pytest.approx(probability, abs=1e-5)
+    other = dataclasses.replace(single, method=torch.nn.Linear(1, 1))
+    with pytest.raises(ZoolibError, match="Linear cannot be exported; tune one model, or a hub"):
+        own.export(other, tmp_path)
 
 
 def test_models_are_ranked_by_logme_the_highest_first(photos: Path):

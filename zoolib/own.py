@@ -7,6 +7,7 @@ book's pages "Add a hub" and "Add a dataset").
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -248,7 +249,10 @@ class Tuned:
 def tune(
     own: HubManifest, data: Dataset, model: str = "", k: int = 2, settings: Settings = SETTINGS, seed: int = 0
 ) -> Tuned:
-    """Fine-tune one model of the hub (`model`, its name), or all of them by Hub-Pathway when none is named."""
+    """Fine-tune one model of the hub (`model`, its name), or all of them by Hub-Pathway when none is named.
+
+    On a GPU where there is one (ZOOLIB_DEVICE chooses); the result lies on the CPU.
+    """
     runtime.seed_everything(seed)
     task = Classification(data.manifest.num_classes)
     members = models(own)
@@ -258,9 +262,11 @@ def tune(
         method = Single(next(m for m in members if m.name == model.replace(".", "_").lower()), task)
     else:
         method = HubPathway(members, task, PathwayGenerator(len(members), 16, 32), min(k, len(members)))
-    machine = Machine(torch.device("cpu"), "float32")
+    machine = Machine(runtime.device(), "float32")
+    method.to(machine.device)
     fit(method, data, task, settings, seed, machine)
-    return Tuned(method, data, settings, recipe.score(method, data, task, settings, machine))
+    outcome = recipe.score(method, data, task, settings, machine)
+    return Tuned(method.cpu(), data, settings, outcome)
 
 
 # Export ---------------------------------------------------------------------------------------------------------------
@@ -281,24 +287,45 @@ class Router(nn.Module):
         return self.method._join(weights, active, logits), weights
 
 
-def export(tuned: Tuned, folder: Path | str) -> dict[str, Path]:
-    """Save `router.pt2` (the whole hub) and `path-<member>.pt2` (each single path) by torch.export; name -> file.
+class Logits(nn.Module):
+    """One network, images (B, 3, H, W) in [0, 1] -> logits (B, C), for export."""
 
-    Each takes images (B, 3, S, S) in [0, 1] of the size that it was tuned at. Raises ZoolibError for a method other
-    than Hub-Pathway.
+    def __init__(self, method: Single) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] -> logits (B, C)."""
+        logits: Tensor = self.method(x).prediction
+        return logits
+
+
+CLASSES = "classes.json"  # the names of the classes, a list in JSON beside the program in each exported file
+
+
+def export(tuned: Tuned, folder: Path | str) -> dict[str, Path]:
+    """Save what was tuned by torch.export; name -> file. They need torch alone.
+
+    A hub becomes `router.pt2` (all of it) and `path-<member>.pt2` (each single path), one model `model.pt2`. Each takes
+    images (B, 3, S, S) in [0, 1] of the size that it was tuned at, and holds the names of the classes:
+    `torch.export.load(file, extra_files=names)` fills in `names = {"classes.json": ""}`. Raises ZoolibError for another
+    method.
     """
     method = tuned.method
-    if not isinstance(method, HubPathway):
-        raise ZoolibError("only a hub has paths to export; tune without naming a model")
-    parts: dict[str, nn.Module] = {"router": Router(method)}
-    named = zip(method.recorded["weight"], method.members, strict=True)
-    parts |= {f"path-{name}": member for name, member in named}
+    if isinstance(method, HubPathway):
+        named = zip(method.recorded["weight"], method.members, strict=True)
+        parts: dict[str, nn.Module] = {"router": Router(method)} | {f"path-{name}": member for name, member in named}
+    elif isinstance(method, Single):
+        parts = {"model": Logits(method)}
+    else:
+        raise ZoolibError(f"{type(method).__name__} cannot be exported; tune one model, or a hub by Hub-Pathway")
     example = torch.rand(2, 3, tuned.settings.image_size, tuned.settings.image_size)
+    classes = {CLASSES: json.dumps([str(name) for name in tuned.data.train.classes])}
     Path(folder).mkdir(parents=True, exist_ok=True)
     files = {}
     for name, module in parts.items():
         batch = torch.export.Dim("batch", min=1, max=4096)
         program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},), strict=False)
         files[name] = Path(folder) / f"{name}.pt2"
-        torch.export.save(program, files[name])
+        torch.export.save(program, files[name], extra_files=classes)
     return files
