@@ -18,7 +18,7 @@ $(shell test ! -e .venv || test -x .venv/bin/python || rm -rf .venv)
 PY := .venv/bin/python
 UV := .venv/.uv/bin/uv
 READY := .venv/.ready
-HTML := build/book-out/_build/html
+HTML := $(or $(ZOOLIB_BUILD),build)/book-out/_build/html
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .PHONY: help book reproduce test bench lint notebooks rehearse serve clean

@@ -97,6 +97,11 @@ def test_dispatch_runs_a_model_only_on_the_samples_that_chose_it_and_skips_the_o
     assert out[..., 0].tolist() == [[0, 0, 0], [1, 2, 0], [0, 4, 0]]
 
 
+def test_a_batch_without_images_is_refused_in_words():
+    with pytest.raises(ZoolibError, match="without images has no route"):
+        dispatch([torch.nn.Identity()], torch.rand(0, 3), torch.ones(0, 1, dtype=torch.bool))
+
+
 def test_gradients_through_sparse_dispatch_equal_those_of_a_per_sample_loop():
     torch.manual_seed(0)
     models = [nn.Linear(3, 2).double() for _ in range(3)]

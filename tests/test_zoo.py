@@ -189,3 +189,14 @@ def test_recipe_fits_the_method_with_the_options_of_its_card(name: str):
     assert aligned == {"features.backbone.conv1", "features.backbone.layer3.conv1", "features.backbone.layer3.conv2"}
     assert any("aligned" in text for text in deviations)
     assert any("moving average" in text for text in deviations) is (name == "lite_zoo_tuning")
+
+
+def test_a_network_of_few_convolutions_says_how_much_of_it_is_averaged():
+    assert 0 < zoo().averaged < 0.05, "batch norms alone"
+    blocks = [nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.Flatten(), nn.Linear(4, 9, bias=False)) for _ in "ab"]
+    pair = [HubModel(manifest(f"net{i}", num_features=9), block) for i, block in enumerate(blocks)]
+    assert ZooTuning(pair, Classification(4)).averaged == 36 / (36 + 12)
+    ctx, fitted = context(homogeneous=True, **method("zoo_tuning").options)
+    ctx.hub.models = lambda: pair
+    method("zoo_tuning").load()(ctx)
+    assert fitted[0][1][0].startswith("75% of the backbone's weights are in no convolution and are averaged")

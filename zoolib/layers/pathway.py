@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoolib.nets import resnet9
+from zoolib.spec import ZoolibError
 
 
 class PathwayGenerator(nn.Module):
@@ -113,8 +114,10 @@ def dispatch(models: Sequence[Callable[[Tensor], Tensor]], x: Tensor, active: Te
 
     `x` (B, ...), `active` (B, m) bool -> (B, m, C), zeros where inactive. A model that no sample chose is skipped. In
     training a batch norm sees the routed samples only; a sub-batch of a single one has no variance, so there it uses
-    its running statistics.
+    its running statistics. Raises ZoolibError for a batch without samples.
     """
+    if not len(x):
+        raise ZoolibError("a batch without images has no route; pass at least one")
     routes = [active[:, i].nonzero().squeeze(1) for i in range(len(models))]
     outputs: list[Tensor | None] = []
     for model, rows in zip(models, routes, strict=True):

@@ -46,6 +46,7 @@ class ZooTuning(Method):
         self.lite = lite
         self.features = copy.deepcopy(members[0])
         backbones = [member.backbone for member in members]
+        self._size = sum(p.numel() for p in backbones[0].parameters())
         self.features.backbone = surgery.aggregate(backbones, alignment, lite, gate_momentum)
         self.head: nn.Module = task.head(self.features.num_features)
         self.member_names = [member.name for member in members]
@@ -57,6 +58,12 @@ class ZooTuning(Method):
         prediction = self.head(self.features(x))  # (B, C)
         gates = torch.stack(list(surgery.gates(self.features.backbone).values()), 1)  # (B, L, m), detached
         return Output(prediction, {"gates": gates})
+
+    @property
+    def averaged(self) -> float:
+        """The share of the backbone's weights that no gate chooses from: it is in no convolution, and averaged."""
+        gated = sum(layer.weight[0].numel() for layer in surgery.gate_layers(self.features.backbone).values())
+        return 1 - gated / self._size
 
     def inference_parameters(self) -> int:
         """Kernels are kept aligned, so no alignment is; a lite model keeps one mixed kernel a layer and no gate."""
@@ -73,14 +80,22 @@ class ZooTuning(Method):
 def zoo_tuning(ctx: Context) -> Outcome:
     """One gate for each sample and layer. Raises ZoolibError for a hub of several architectures."""
     alignment = ctx.spec.option("alignment")
-    return ctx.fit(_build(ctx, alignment=alignment), [_ALIGNMENT] if alignment == "authors" else None)
+    made = _build(ctx, alignment=alignment)
+    return ctx.fit(made, [*_shares(made), *([_ALIGNMENT] if alignment == "authors" else [])])
 
 
 def lite_zoo_tuning(ctx: Context) -> Outcome:
     """Gates shared by the batch, and fixed at test time. Raises ZoolibError for a hub of several architectures."""
     options = {name: ctx.spec.option(name) for name in ("alignment", "gate_momentum")}
-    deviations = [_AVERAGE, *([_ALIGNMENT] if options["alignment"] == "authors" else [])]
-    return ctx.fit(_build(ctx, lite=True, **options), deviations)
+    made = _build(ctx, lite=True, **options)
+    deviations = [_AVERAGE, *_shares(made), *([_ALIGNMENT] if options["alignment"] == "authors" else [])]
+    return ctx.fit(made, deviations)
+
+
+def _shares(made: ZooTuning) -> list[str]:
+    """A word about networks that hardly have convolutions, such as transformers."""
+    few = f"{made.averaged:.0%} of the backbone's weights are in no convolution and are averaged over the members"
+    return [f"{few}: gates choose among kernels alone"] if made.averaged > 0.5 else []
 
 
 def _build(ctx: Context, **options: Any) -> ZooTuning:
