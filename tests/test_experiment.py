@@ -259,6 +259,18 @@ def test_without_papermill_the_records_are_computed_and_the_word_is_said(capsys,
     assert "papermill is not installed, so claims was not executed; install" in capsys.readouterr().err
 
 
+def test_absent_weights_are_named_before_the_first_run_is_computed(tmp_path):
+    own = manifests.hub("digits-zoo").model_dump(mode="json") | {"name": "absent"}
+    own["members"][2]["weights"] = f"file:{tmp_path / 'nowhere.safetensors'}"
+    (tmp_path / "absent.yaml").write_text(json.dumps(own))
+    store = ResultStore(tmp_path / "results")
+    specs = grid("cls", "digits", str(tmp_path / "absent.yaml"), "scratch,finetune", "smoke", 1)
+    with pytest.raises(ZoolibError, match=r"are missing: .*nowhere\.safetensors"):
+        experiment.complete(specs, store, progress=False)
+    assert not any(store.has(spec) for spec in specs)
+    experiment.require([spec for spec in specs if spec.method == "scratch" or spec.member == "rotation"])
+
+
 @pytest.mark.parametrize(
     ("command", "package"), [(["claims", "--profile", "mini"], "matplotlib"), (["workflow", "book"], "snakemake")]
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from zoolib import games, runtime
 from zoolib.data import manifests
 from zoolib.files import atomic
-from zoolib.grid import grid, needed
+from zoolib.grid import TASKS, grid, needed
 from zoolib.methods import method
 from zoolib.paths import build_dir
 from zoolib.plans import ancestry, rate_study, routing, targets
@@ -252,11 +252,30 @@ def _data_sha256(spec: RunSpec) -> Any:
         return None
 
 
+def require(specs: Iterable[RunSpec]) -> None:
+    """Raises ZoolibError for images or weights that are absent: before anything is computed, not after hours of it."""
+    from zoolib.checkpoints import weights_file
+
+    asked = [spec for spec in specs if spec.task in TASKS]
+    for name in dict.fromkeys(spec.dataset for spec in asked):
+        if manifests.dataset(name).source == "canonical":
+            manifests.find(manifests.dataset(name))
+    taken = [(spec.hub, spec.member) for spec in asked if spec.method != "scratch"]
+    for hub, only in dict.fromkeys(taken):
+        for member in manifests.hub(hub).members:
+            if only in ("", member.name) and member.weights != "random":
+                weights_file(member)
+
+
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True, kept: str = "") -> list[Result]:
-    """The records of all specifications; only those that are `missing` are computed, one after another."""
+    """The records of all specifications; only those that are `missing` are computed, one after another.
+
+    Raises ZoolibError as `require` and `run` do.
+    """
     specs = list(specs)
     todo = missing(specs, store, kept)
     if todo:
+        require(todo)
         with _bar(len(todo), progress) as report:
             for spec in todo:
                 if missing([spec], store, kept):  # another run may have needed it and made it
