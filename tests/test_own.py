@@ -133,6 +133,21 @@ def test_models_are_ranked_by_logme_the_highest_first(photos: Path):
     assert np.isfinite(ranking["LogME"]).all()
 
 
+def test_a_checkpoint_of_a_wrapped_network_is_read_below_its_entry_and_prefix(tmp_path: Path):
+    torch.manual_seed(3)
+    network = own.models(own.hub(NAMES[1:], "random"))[0].backbone
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"epoch": 9, "model": state}, tmp_path / "run.pth")
+    given = {"weights": f"file:{tmp_path / 'run.pth'}", "prefix": {NAMES[1]: "module."}, "entry": "model"}
+    (model,) = own.models(own.hub(NAMES[1:], **given))
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model.eval()(x), network.eval()(model.normalise(x)))
+    with pytest.raises(ZoolibError, match="unknown model with a prefix 'resnet10'"):
+        own.hub(NAMES, "random", prefix={"resnet10": "module."})
+    with pytest.raises(ZoolibError, match=r"no tensor begins with 'net\.'"):
+        own.models(own.hub(NAMES[1:], **given | {"prefix": "net."}))
+
+
 def test_what_is_wrong_is_said_in_one_line(photos: Path, tmp_path: Path):
     with pytest.raises(ZoolibError, match="unknown timm architecture 'resnet10tt'"):
         own.hub(["resnet10tt"])

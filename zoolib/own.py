@@ -39,20 +39,28 @@ SETTINGS = Settings(image_size=64, decode_size=64, batch_size=32, iterations=60,
                     test_crops=1, val_fraction=0.2, eval_every=20, precision="float32")  # fmt: skip
 
 
-def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubManifest:
+def hub(
+    names: Sequence[str],
+    weights: Mapping[str, str] | str = "timm",
+    prefix: Mapping[str, str] | str = "",
+    entry: Mapping[str, str] | str = "",
+) -> HubManifest:
     """A hub of timm models by name.
 
     `weights`, for all or by name (of more models than these, too): "timm" (downloaded by timm once, then cached),
-    "package:MODULE", "file:PATH" or "random". Raises ZoolibError for no name, a name given twice, an unknown
-    architecture, or other weights.
+    "package:MODULE", "file:PATH" or "random". `prefix` stands before the names of a checkpoint's tensors ("module."
+    after DataParallel), `entry` is the key that they lie below ("state_dict"), each for all or by name.
+
+    Raises ZoolibError for no name, a name given twice, an unknown architecture, or other weights.
     """
     import timm
 
     if isinstance(names, str) or not names or len({*names}) < len(names):
         raise ZoolibError(f"names are {names!r}; pass a list of different timm models, such as ['resnet18']")
-    for name in () if isinstance(weights, str) else weights:
-        if name not in names and not timm.is_model(name):  # a slip, after which its model would be downloaded
-            raise unknown("model with weights", name, names)
+    for kind, given in (("weights", weights), ("a prefix", prefix), ("an entry", entry)):
+        for name in () if isinstance(given, str) else given:
+            if name not in names and not timm.is_model(name):  # a slip, after which its model would be downloaded
+                raise unknown(f"model with {kind}", name, names)
     members = []
     for name in names:
         network = architecture(f"timm:{name}")
@@ -67,6 +75,8 @@ def hub(names: Sequence[str], weights: Mapping[str, str] | str = "timm") -> HubM
                 num_features=features, mean=config["mean"], std=config["std"],
                 input_size=config["input_size"][-1], fixed_input=bool(config.get("fixed_input_size")),
                 licence=str(config.get("license") or "see timm"),
+                prefix=prefix if isinstance(prefix, str) else prefix.get(name, ""),
+                entry=entry if isinstance(entry, str) else entry.get(name, ""),
             )
         )  # fmt: skip
     same = len({member.architecture for member in members}) == 1
