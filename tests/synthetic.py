@@ -129,7 +129,7 @@ def game_result(spec: RunSpec) -> Result:
     metrics = {"test": {"score": level, "score_std": 2.5, "episodes": 2.0}, "cost": {"seconds": 60.0, "params_m": 1.1}}
     provenance = {
         "commit": "0123456789abcdef",
-        "code": runtime.code_fingerprint(),
+        "code": runtime.code_fingerprint("atari"),
         "machine": {"cpu": "Test CPU", "gpu": ""},
         "data_sha256": envs.data_sha256(spec) if spec.method in ("random", "scratch") else None,
     }

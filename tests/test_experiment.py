@@ -164,7 +164,7 @@ def test_records_of_other_code_or_other_data_are_computed_again(store, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(experiment.manifests, "data_sha256", lambda manifest: "other")
         assert experiment.missing([spec], store) == [spec]
-    monkeypatch.setattr(runtime, "code_fingerprint", lambda: "other")
+    monkeypatch.setattr(runtime, "code_fingerprint", lambda task="": "other")
     assert experiment.missing([spec], store) == [spec]
 
 

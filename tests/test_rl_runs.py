@@ -296,7 +296,7 @@ def test_a_run_names_its_code_rom_and_sources_to_its_checkpoints(
     monkeypatch.setattr(runs, "train", stop)
     with pytest.raises(Killed):
         runs.run(spec, tmp_path)
-    assert seen == {"code": runtime.code_fingerprint(), "data": envs.data_sha256(spec)}
+    assert seen == {"code": runtime.code_fingerprint("atari"), "data": envs.data_sha256(spec)}
 
 
 def test_a_checkpoint_of_another_network_is_refused_in_one_line(tmp_path: Path) -> None:

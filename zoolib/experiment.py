@@ -127,7 +127,7 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
     started = datetime.datetime.now(datetime.UTC)
     runtime.keep_freed_memory()
     runtime.forget_peak_memory(runtime.device())
-    data, code = envs.data_sha256(spec), runtime.code_fingerprint()
+    data, code = envs.data_sha256(spec), runtime.code_fingerprint(games.TASK)
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     work = work_dir(spec)
     with runs.alone(spec, work):
@@ -197,7 +197,7 @@ def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> lis
 
     With `kept`, also those whose work folder lacks the file of that name.
     """
-    code = runtime.code_fingerprint()
+    codes = {True: runtime.code_fingerprint(games.TASK), False: runtime.code_fingerprint()}
     checksums: dict[tuple[str, str, bool], Any] = {}
     hubs: dict[str, str | None] = {}
     lacking = []
@@ -205,7 +205,7 @@ def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> lis
         key = (spec.task, spec.dataset, spec.method in ("random", "scratch"))
         checksums[key] = checksums[key] if key in checksums else _data_sha256(spec)
         hubs[spec.hub] = hubs[spec.hub] if spec.hub in hubs else manifests.hub_sha256(spec.hub)
-        valid = store.has(spec, code, checksums[key], hubs[spec.hub])
+        valid = store.has(spec, codes[spec.task == games.TASK], checksums[key], hubs[spec.hub])
         if not valid or (kept and not (work_dir(spec) / kept).is_file()):
             lacking.append(spec)
     return lacking

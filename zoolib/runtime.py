@@ -61,6 +61,16 @@ _NUMERIC = (
     "rl/*.py",
     "weights/**/*.safetensors",
 )
+# What of it a game can run: an hour of one is not set aside by a change of what it never meets.
+_OF_GAMES = (
+    "families.py",
+    "games.py",
+    "losses.py",
+    "nets.py",
+    "layers/*.py",
+    "rl/*.py",
+    "weights/atari/*.safetensors",
+)
 
 
 def seed_everything(seed: int) -> None:
@@ -139,11 +149,14 @@ def require_torchvision() -> None:
 
 
 @functools.cache
-def code_fingerprint() -> str:
-    """Twelve hexadecimal digits over the sources and packaged weights that can change a number."""
+def code_fingerprint(task: str = "") -> str:
+    """Twelve hexadecimal digits over the sources and packaged weights that can change a number.
+
+    For the task "atari", of those alone that can change a game's.
+    """
     digest = hashlib.sha256()
-    package = Path(__file__).resolve().parent
-    for path in sorted({path for pattern in _NUMERIC for path in package.glob(pattern)}):
+    package, patterns = Path(__file__).resolve().parent, _OF_GAMES if task == "atari" else _NUMERIC
+    for path in sorted({path for pattern in patterns for path in package.glob(pattern)}):
         digest.update(str(path.relative_to(package)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]

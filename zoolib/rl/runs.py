@@ -135,7 +135,7 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutc
     device = runtime.device()
     network, deviations = build(spec, settings)
     compiled = use_compile(settings.compile, settings.steps)
-    origin = {"code": runtime.code_fingerprint(), "data": data_sha256(spec)}
+    origin = {"code": runtime.code_fingerprint(games.TASK), "data": data_sha256(spec)}
     history = train(
         network, spec.dataset, settings, spec.seed, device, compiled, work, progress=progress, origin=origin
     )
