@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -15,6 +16,7 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
 from zoolib import evidence
+from zoolib.methods import ranking
 from zoolib.probes import linear_probe, nearest_neighbours
 from zoolib.spec import ZoolibError
 from zoolib.transferability import (
@@ -522,3 +524,11 @@ def test_memory_stays_within_twice_that_of_the_features():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= features.nbytes  # besides the features themselves
+
+
+def test_a_class_without_an_image_to_train_on_is_named_before_features_are_extracted():
+    train = SimpleNamespace(labels=np.array([0, 0, 2, 2, 1]), classes=["ant", "bee", "cat"])
+    data = SimpleNamespace(train=train, rows={"train": np.array([0, 1, 2, 3])}, manifest=SimpleNamespace(num_classes=3))
+    ctx = SimpleNamespace(data=data, spec=SimpleNamespace(dataset="garden"))
+    with pytest.raises(ZoolibError, match="class 'bee' of garden has no image to train on"):
+        ranking.rank(ctx)
