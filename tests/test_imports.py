@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from zoolib import runtime
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "zoolib"
 
@@ -85,7 +87,7 @@ LAYERS = (
     ("data.render",),
     ("profiles",),
     ("spec", "paths", "files"),
-    ("rates",),
+    ("rates", "tradeoffs"),
     ("", "data", "layers", "rl"),  # the package files themselves: empty but for the version
 )
 # The reading side: reports import each other (in no circle) and these modules, and only the two top rows import them.
@@ -109,12 +111,26 @@ REPORTS = {
     "galleries",
     "studies",
     "rate_tables",
+    "tradeoff_tables",
     "origins",
     "rehearsal",
     "apidoc",
 }
 REPORTS |= {"palette", "routes", "queries", "stamps", "landing", "arcade", "contents"}
-READABLE = {"results", "reference", "spec", "profiles", "rates", "paths", "files", "grid", "plans", "methods", "games"}
+READABLE = {
+    "results",
+    "reference",
+    "spec",
+    "profiles",
+    "rates",
+    "tradeoffs",
+    "paths",
+    "files",
+    "grid",
+    "plans",
+    "methods",
+    "games",
+}
 READABLE |= {"data", "", "data.manifests", "data.schema", "transferability", "evidence", "complexity", "nme"}
 READABLE |= {
     "data.faces",
@@ -130,6 +146,8 @@ NOTEBOOK_MODULES = {
     "galleries",
     "studies",
     "rate_tables",
+    "tradeoff_tables",
+    "plans",
     "own",
     "complexity",
     "choosing",
@@ -259,6 +277,22 @@ def test_no_module_imports_itself_through_others() -> None:
     while free := {module for module, below in graph.items() if not below & set(graph)}:
         graph = {module: below for module, below in graph.items() if module not in free}
     assert not graph, f"these modules import in a circle: {sorted(graph)}"
+
+
+def test_the_fingerprint_of_games_covers_every_numeric_file_that_a_game_reaches_and_no_other_hubs_weights() -> None:
+    reached, waiting = set(), {name for name in MODULES if name.startswith("rl.")}
+    while waiting:
+        module = waiting.pop()
+        reached.add(module)
+        waiting |= edges(module) - reached
+    files = {MODULES[module] for module in reached} - {PACKAGE / "methods/__init__.py"}  # the cards, without numbers
+    numeric, of_games = (
+        {path for pattern in patterns for path in PACKAGE.glob(pattern)}
+        for patterns in (runtime._NUMERIC, runtime._OF_GAMES)
+    )
+    assert files & numeric <= of_games <= numeric and PACKAGE / "rl/der.py" in files
+    assert {path.parent.name for path in of_games if path.suffix == ".safetensors"} == {"atari"}
+    assert runtime.code_fingerprint("atari") != runtime.code_fingerprint()
 
 
 def python(code: str) -> str:

@@ -201,12 +201,14 @@ def test_shares_of_the_labels_make_a_table_and_a_figure(store: ResultStore):
         ):
             store.save(Result(spec, {"test": {"top1_accuracy": value + spec.seed}}))
     found = rankings.fractions(store.records(member="efficientnet_lite0", method=["bss", "finetune"]))
-    text = rankings.fractions_text(found, ["finetune", "bss", "lwf"], [0.15, 0.5, 1.0])
+    text = rankings.fractions_text(
+        found, {"finetune": "Fine-tuning", "bss": "BSS", "lwf": "LwF, × 0.1"}, [0.15, 0.5, 1.0]
+    )
     assert text.loc["BSS"].tolist() == ["41.0 ± 1.0", "61.0 ± 1.0", "not run"]
     assert text.loc["Fine-tuning"].tolist() == ["not run", "not run", "81.0 ± 1.0"]
-    assert text.loc["LwF"].tolist() == ["not run"] * 3
-    left, right = rankfigures.label_fractions(found, ["finetune", "bss"]).axes
-    assert [line.get_label() for line in left.lines] == ["Fine-tuning", "BSS"] and len(right.containers) == 1
+    assert text.loc["LwF, × 0.1"].tolist() == ["not run"] * 3
+    left, right = rankfigures.label_fractions(found, {"finetune": "Fine-tuning", "bss": "BSS, × 10"}).axes
+    assert [line.get_label() for line in left.lines] == ["Fine-tuning", "BSS, × 10"] and len(right.containers) == 1
 
 
 def test_the_gain_over_fine_tuning_is_paired_over_the_seeds_that_both_have(store: ResultStore):

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from itertools import combinations
 from typing import Any, NamedTuple
 
-from zoolib import games, rates
+from zoolib import games, rates, tradeoffs
 from zoolib.data import manifests
-from zoolib.grid import allowed, grid, needed
+from zoolib.grid import allowed, choose_methods, grid, needed, usual_options
 from zoolib.methods import method
 from zoolib.profiles import profile
 from zoolib.spec import RunSpec, unknown
@@ -197,12 +197,46 @@ def rankings(profile_name: str, which: str = "core") -> list[RunSpec]:
     return [spec for dataset, hub in plans for spec in grid("cls", dataset, hub, ["rank"], profile_name)]
 
 
+def shares(profile_name: str, dataset: str, hub: str, member: str, published: bool = False) -> list[RunSpec]:
+    """Every way of fine-tuning a member on each share of the labels, at the trade-offs of `tradeoffs.CHOSEN`.
+
+    Or at the published ones.
+    """
+    cards = choose_methods("regularised", manifests.hub(hub))
+    factors = {c.name: 1.0 if published else tradeoffs.factor(profile_name, dataset, c.name) for c in cards}
+    return [
+        spec
+        for share in SHARES
+        for name, factor in factors.items()
+        for spec in _tuned(profile_name, dataset, hub, member, name, factor, label_fraction=share)
+    ]
+
+
+def trade_offs(profile_name: str, dataset: str, hub: str, member: str) -> list[RunSpec]:
+    """Every regulariser at every multiple of its published trade-off that is tried, on all labels."""
+    seeds = tradeoffs.SEEDS.get((profile_name, dataset), 0)
+    return [
+        spec
+        for card in choose_methods("regularised", manifests.hub(hub))
+        for factor in tradeoffs.FACTORS.get(card.name, ())
+        for spec in _tuned(profile_name, dataset, hub, member, card.name, factor, seeds=seeds)
+    ]
+
+
+def _tuned(
+    profile_name: str, dataset: str, hub: str, member: str, name: str, factor: float, **chosen: Any
+) -> list[RunSpec]:
+    options: dict[str, Any] = {**tradeoffs.options(name, usual_options(name, profile(profile_name)), factor)}
+    return grid("cls", dataset, hub, [name], profile_name, members=[member], **chosen, **options)
+
+
 def tunings(profile_name: str) -> list[RunSpec]:
-    """Every regularised fine-tuning of a profile, share by share, and its runs with teachers."""
+    """Every regularised fine-tuning of a profile, share by share, their trade-offs, and its runs with teachers."""
     specs = []
-    for dataset, hub, member in TUNED[profile_name]:
-        for share in SHARES:
-            specs += grid("cls", dataset, hub, "regularised", profile_name, members=[member], label_fraction=share)
+    for case in TUNED[profile_name]:
+        specs += [*shares(profile_name, *case), *trade_offs(profile_name, *case)]
+        if (profile_name, case[0]) not in tradeoffs.SEEDS:  # where one seed of the choice is dear, one table has to do
+            specs += shares(profile_name, *case, published=True)
     for dataset, hub, member in TAUGHT[profile_name]:
         specs += grid("cls", dataset, hub, "feature_distillation", profile_name, members=[member])
         for teachers in ("3", *teacher_sets(hub)):

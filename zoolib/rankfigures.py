@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -136,8 +136,8 @@ def few_samples(frame: pd.DataFrame, samples: int) -> Figure:
 
 
 @styled
-def label_fractions(found: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Accuracy of every method against the share of labels that it trained on, and its gain over fine-tuning.
+def label_fractions(found: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
+    """Accuracy of every method (name -> title) against the share of labels trained on, and its gain over fine-tuning.
 
     Means over seeds, with bars of one standard deviation. `found` is that of `rankings.fractions`. Raises ZoolibError
     when it is empty.
@@ -150,7 +150,7 @@ def label_fractions(found: pd.DataFrame, methods: Sequence[str]) -> Figure:
     for index, method in enumerate(shown):
         part = found[found["method"] == method].sort_values("fraction")
         look: dict[str, Any] = {"marker": method_marker(method), "ms": 4.5, "color": method_colour(method)}
-        left.plot(100 * part["fraction"], part["mean"], lw=1.2, label=title(method), **look)
+        left.plot(100 * part["fraction"], part["mean"], lw=1.2, label=methods[method], **look)
         if method == "finetune":
             right.axhline(0, color=method_colour(method), lw=1.2)
             continue

@@ -297,13 +297,13 @@ def fractions(records: Sequence[Result]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
-def fractions_text(found: pd.DataFrame, methods: Sequence[str], shares: Sequence[float]) -> pd.DataFrame:
-    """One row a method, one column a share of the labels: `mean ± std (seeds)`, or the words for what is missing."""
+def fractions_text(found: pd.DataFrame, methods: Mapping[str, str], shares: Sequence[float]) -> pd.DataFrame:
+    """One row a method by its title, one column a share of the labels: `mean ± std`, or what stands for no run."""
     rows = {}
-    for method in methods:
+    for method, words in methods.items():
         cells = {}
         for share in shares:
             here = found[(found["method"] == method) & (found["fraction"] == share)]
             cells[f"{share:.0%}"] = plus_minus(*here.iloc[0][["mean", "std"]]) if len(here) else NOT_RUN
-        rows[title(method)] = cells
+        rows[words] = cells
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy (%) by share of labels")
