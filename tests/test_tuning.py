@@ -173,6 +173,19 @@ def test_the_anchor_is_zero_at_the_start_and_ewc_with_equal_information_is_l2_sp
     assert step(plain, batch)["head"].item() == pytest.approx(0.02 * head.item())
 
 
+@pytest.mark.parametrize(("name", "term"), [("delta", "behaviour"), ("lwf", "distillation")])
+def test_before_any_step_the_distance_to_the_frozen_network_is_that_of_batch_from_running_statistics(name, term, batch):
+    method = built(name).train()
+    modes = {}
+    for statistics in ("batch", "running"):
+        method.backbone.train(statistics == "batch")
+        with torch.no_grad():
+            modes[statistics] = method.loss(method(batch[0]), batch[1], TASK, 0.0)[term].item()
+        for own, first in zip(method.backbone.buffers(), model().buffers(), strict=True):
+            own.copy_(first)  # the pass with batch statistics moved the running ones
+    assert modes["running"] == pytest.approx(0, abs=1e-6) and modes["batch"] > 0.01
+
+
 def test_delta_compares_the_ends_of_a_bottleneck_s_stages_though_the_next_stage_begins_at_their_resolution():
     x = torch.rand(1, 3, 32, 32)
     names = [f"layer{block}.conv3" for block in ("1.0", "2.1", "3.1", "4.0")]
