@@ -99,6 +99,8 @@ def test_the_table_says_what_was_not_run_and_leaves_empty_what_is_not_tried(monk
     assert table.loc["DELTA"].tolist() == [
         "backbone_weight 0.01", "not run", "not run", "not run", "not run", "", "", "not run", "not run",
     ]  # fmt: skip
+    nothing = tradeoff_tables.table(TRIED.assign(first=-2e-9, last=0.0123456), "mini", "tiles", ["l2_sp"])
+    assert nothing["Term over task loss, published"].tolist() == ["0 → 0.012"]
     assert tradeoff_tables.note(TRIED, "mini", "tiles") == ""
     words = tradeoff_tables.note(TRIED[TRIED["factor"] != 0.1], "mini", "tiles")
     assert words.endswith("by the records at hand: L2-SP (× 10).")

@@ -16,6 +16,7 @@ from zoolib.spec import RunSpec
 from zoolib.tables import NOT_RUN, plus_minus, title
 
 _COLUMNS = ["method", "factor", "seed", "val", "test", "first", "last"]
+_NOTHING = 1e-6  # rounding of eigenvalues that are zero, which may be negative
 _OF_THE_TASK = ("task", "head")  # terms that are no pull: the task loss, and the weight decay of the new head
 
 
@@ -115,7 +116,9 @@ def note(frame: pd.DataFrame, profile_name: str, dataset: str) -> str:
 
 def _ratio(part: pd.DataFrame) -> str:
     first, last = part["first"].mean(), part["last"].mean()
-    return "" if np.isnan(first) else f"{first:.3g} → {last:.3g}"
+    if np.isnan(first):
+        return ""
+    return " → ".join("0" if abs(value) < _NOTHING else f"{value:.2g}" for value in (first, last))
 
 
 def _test(part: pd.DataFrame) -> str:
