@@ -86,7 +86,7 @@ def test_a_chosen_multiple_holds_for_every_share_and_for_no_other_table(monkeypa
     assert set(of_shares) <= set(plans.planned("mini", "all"))
     (usual,) = grid("cls", "tiles", "mini-zoo", "delta", "mini", 1, members=["supervised"])
     assert usual.option("backbone_weight") == 0.01
-    assert tradeoff_tables.named(["delta", "bss"], "mini", "tiles") == {"delta": "DELTA, × 0.01", "bss": "BSS"}
+    assert tradeoff_tables.named(["delta", "bss"], "mini", "tiles") == {"delta": "DELTA, ×\u00a00.01", "bss": "BSS"}
     assert tradeoff_tables.named(["delta"], "lab", "tiles") == {"delta": "DELTA"}
 
 
@@ -94,16 +94,16 @@ def test_the_table_says_what_was_not_run_and_leaves_empty_what_is_not_tried(monk
     monkeypatch.setattr(tradeoffs, "CHOSEN", {("mini", "tiles"): {"l2_sp": 0.1}})
     table = tradeoff_tables.table(TRIED, "mini", "tiles", ["finetune", "l2_sp", "delta"]).set_index("Method")
     assert table.loc["L2-SP"].tolist() == [
-        "backbone_weight 0.01", "", "", "**62.0**", "61.0", "61.5", "0.5 → 2", "10.0 ± 0.0", "10.0 ± 0.0",
+        "0.01", "", "", "**62.0**", "61.0", "61.5", "0.5 → 2", "10.0 ± 0.0", "10.0 ± 0.0",
     ]  # fmt: skip
     assert table.loc["DELTA"].tolist() == [
-        "backbone_weight 0.01", "not run", "not run", "not run", "not run", "", "", "not run", "not run",
+        "0.01", "not run", "not run", "not run", "not run", "", "", "not run", "not run",
     ]  # fmt: skip
     nothing = tradeoff_tables.table(TRIED.assign(first=-2e-9, last=0.0123456), "mini", "tiles", ["l2_sp"])
-    assert nothing["Term over task loss, published"].tolist() == ["0 → 0.012"]
+    assert nothing["term / task"].tolist() == ["0 → 0.012"]
     assert tradeoff_tables.note(TRIED, "mini", "tiles") == ""
     words = tradeoff_tables.note(TRIED[TRIED["factor"] != 0.1], "mini", "tiles")
-    assert words.endswith("by the records at hand: L2-SP (× 10).")
+    assert words.endswith("by the records at hand: L2-SP (×\u00a010).")
 
 
 def test_the_term_over_the_task_loss_is_read_from_the_curve_without_the_heads_own_norm():

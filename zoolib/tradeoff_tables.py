@@ -68,8 +68,8 @@ def best(frame: pd.DataFrame) -> dict[str, float]:
 def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterable[str]) -> pd.DataFrame:
     """One row a method, one column a multiple of its published value: validation accuracy; in bold what is used; text.
 
-    An empty cell is a multiple that is not tried. Beside them the published value, the term over the task loss there at
-    the start and at the end of training, and the test accuracy with the published value and with the one used.
+    An empty cell is a multiple that is not tried. Beside them the published value (λ), the term over the task loss with
+    it at the start and at the end of training, and the test accuracy with it and with the value used.
     """
     chosen = [name for name in methods if name in tradeoffs.OPTION]
     columns = sorted({factor for name in chosen for factor in tradeoffs.FACTORS[name]})
@@ -79,7 +79,7 @@ def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterabl
         option = tradeoffs.OPTION[name]
         row: dict[str, Any] = {
             "Method": title(name),
-            "Published": f"{option} {usual_options(name, profile(profile_name))[option]:g}",
+            "λ": f"{usual_options(name, profile(profile_name))[option]:g}",
         }
         for factor in columns:
             value = means.get(name, {}).get(factor)
@@ -88,16 +88,16 @@ def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterabl
             if factor == used and value is not None:
                 row[heading(factor)] = f"**{text}**"
         here = frame[frame["method"] == name]
-        row["Term over task loss, published"] = _ratio(here[here["factor"] == 1])
-        row["Test, published"] = _test(here[here["factor"] == 1])
-        row["Test, used"] = _test(here[here["factor"] == used])
+        row["term / task"] = _ratio(here[here["factor"] == 1])
+        row[f"test at {heading(1)}"] = _test(here[here["factor"] == 1])
+        row["test"] = _test(here[here["factor"] == used])
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def heading(factor: float) -> str:
-    """How tables call a multiple, such as `× 0.1`."""
-    return f"× {factor:g}"
+    """How tables call a multiple, such as `× 0.1`, on one line."""
+    return f"×\u00a0{factor:g}"
 
 
 def named(methods: Iterable[str], profile_name: str, dataset: str) -> Mapping[str, str]:
