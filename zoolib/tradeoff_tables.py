@@ -13,7 +13,7 @@ from zoolib.grid import usual_options
 from zoolib.profiles import profile
 from zoolib.results import Result
 from zoolib.spec import RunSpec
-from zoolib.tables import NOT_RUN, plus_minus, title
+from zoolib.tables import NOT_RUN, title
 
 _COLUMNS = ["method", "factor", "seed", "val", "test", "first", "last"]
 _NOTHING = 1e-6  # rounding of eigenvalues that are zero, which may be negative
@@ -68,8 +68,8 @@ def best(frame: pd.DataFrame) -> dict[str, float]:
 def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterable[str]) -> pd.DataFrame:
     """One row a method, one column a multiple of its published value: validation accuracy; in bold what is used; text.
 
-    An empty cell is a multiple that is not tried. Beside them the published value (λ), the term over the task loss with
-    it at the start and at the end of training, and the test accuracy with it and with the value used.
+    An empty cell is a multiple that is not tried. Beside them the published value (λ), and the term over the task loss
+    with it at the start and at the end of training.
     """
     chosen = [name for name in methods if name in tradeoffs.OPTION]
     columns = sorted({factor for name in chosen for factor in tradeoffs.FACTORS[name]})
@@ -89,8 +89,6 @@ def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterabl
                 row[heading(factor)] = f"**{text}**"
         here = frame[frame["method"] == name]
         row["term / task"] = _ratio(here[here["factor"] == 1])
-        row[f"test at {heading(1)}"] = _test(here[here["factor"] == 1])
-        row["test"] = _test(here[here["factor"] == used])
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -119,7 +117,3 @@ def _ratio(part: pd.DataFrame) -> str:
     if np.isnan(first):
         return ""
     return " → ".join("0" if abs(value) < _NOTHING else f"{value:.2g}" for value in (first, last))
-
-
-def _test(part: pd.DataFrame) -> str:
-    return plus_minus(part["test"].mean(), part["test"].std()) if len(part) else NOT_RUN
