@@ -42,9 +42,7 @@ def copy(npm: Path) -> list[Path]:
         "LICENSE-mathjax.txt": npm / "mathjax" / "LICENSE",
         "LICENSE-fontawesome.txt": npm / "@fortawesome" / "fontawesome-free" / "LICENSE.txt",
         "LICENSE-widgets-bundled.txt": npm / MANAGER / "embed.js.LICENSE.txt",  # of what the manager was built from
-        "LICENSE-jupyter-widgets.txt": _licence(
-            "ipywidgets"
-        ),  # the manager's package has none; one repository, one text
+        "LICENSE-jupyter-widgets.txt": _licence("ipywidgets"),  # of the same repository; the manager's has none
         "LICENSE-anywidget.txt": _licence("anywidget"),
     }
     source = (npm / MANAGER / "embed-amd.js").read_text()
@@ -83,9 +81,9 @@ def notice(paths: list[Path], npm: Path) -> str:
         "anywidget": "MIT",
     }
     lines = [
-        "Files from other projects, unchanged, copied by tools/vendor_js.py; require-local.js is this project's own."
+        "Files from other projects, unchanged, copied by tools/vendor_js.py; require-local.js is this project's own",
+        "",
     ]
-    lines.append("")
     lines += [f"{name} {version}, {licences[name]}" for name, version in sorted(versions.items())]
     awesome = json.loads((npm / "@fortawesome" / "fontawesome-free" / "package.json").read_text())["version"]
     lines += [f"@fortawesome/fontawesome-free {awesome}, SIL OFL 1.1 (the fonts *.woff2, by way of html-manager)", ""]

@@ -159,9 +159,7 @@ def load_in_order(network: nn.Module, state: StateDict, where: str) -> None:
             shapes = f"{source} is {tuple(given[source].shape)}, {name} is {tuple(own[name].shape)}"
             raise ZoolibError(f"{where}: checkpoint of another architecture: {shapes}")
         kind, expected = source.rpartition(".")[2], name.rpartition(".")[2]
-        if (
-            kind != expected and kind in kinds
-        ):  # safetensors sorts names, and four tensors of a batch norm have one shape
+        if kind != expected and kind in kinds:  # safetensors sorts names; four tensors of a batch norm have one shape
             prefixed = _wrapping(own, given)
             way = f"set the member's prefix to {prefixed!r}" if prefixed else "name its tensors as the network does"
             raise ZoolibError(f"{where}: {source} stands where {name} should: tensors in another order; {way}")

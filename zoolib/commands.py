@@ -175,9 +175,7 @@ def _complete(specs: Sequence[RunSpec]) -> None:
 
     store = ResultStore.default()
     todo = experiment.missing(specs, store)
-    for name in {spec.dataset for spec in todo if spec.task == "cls"}:
-        if manifests.dataset(name).source == "canonical":
-            manifests.find(manifests.dataset(name))  # say that data are absent before torch is loaded
+    experiment.require(todo)
     if todo:
         _threads()
         print(f"{len(todo)} of {len(specs)} runs have no record yet; computing them", file=sys.stderr)

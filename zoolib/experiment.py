@@ -254,13 +254,15 @@ def _data_sha256(spec: RunSpec) -> Any:
 
 def require(specs: Iterable[RunSpec]) -> None:
     """Raises ZoolibError for images or weights that are absent: before anything is computed, not after hours of it."""
-    from zoolib.checkpoints import weights_file
-
     asked = [spec for spec in specs if spec.task in TASKS]
     for name in dict.fromkeys(spec.dataset for spec in asked):
         if manifests.dataset(name).source == "canonical":
             manifests.find(manifests.dataset(name))
     taken = [(spec.hub, spec.member) for spec in asked if spec.method != "scratch"]
+    if not taken:
+        return
+    from zoolib.checkpoints import weights_file  # loads torch, which absent images are told without
+
     for hub, only in dict.fromkeys(taken):
         for member in manifests.hub(hub).members:
             if only in ("", member.name) and member.weights != "random":

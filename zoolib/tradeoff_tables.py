@@ -15,21 +15,20 @@ from zoolib.results import Result
 from zoolib.spec import RunSpec
 from zoolib.tables import NOT_RUN, title
 
-_COLUMNS = ["method", "factor", "seed", "val", "test", "first", "last"]
+_COLUMNS = ["method", "factor", "seed", "val", "first", "last"]
 _NOTHING = 1e-6  # rounding of eigenvalues that are zero, which may be negative
 _OF_THE_TASK = ("task", "head")  # terms that are no pull: the task loss, and the weight decay of the new head
 
 
 def tried(records: Iterable[Result]) -> pd.DataFrame:
-    """One row a run with a trade-off: method, factor, seed, val and test accuracy (%), first and last.
+    """One row a run with a trade-off: method, factor, seed, val (accuracy in %), first and last; no test accuracy.
 
     `first` and `last` are the regulariser's term over the task loss, means of the first and of the last stretch of the
     training curve; NaN without a curve.
     """
     rows = [
         {"method": r.spec.method, "factor": factor_of(r.spec), "seed": r.spec.seed,
-         "val": r.metrics["val"]["top1_accuracy"], "test": r.metrics["test"]["top1_accuracy"],
-         **dict(zip(("first", "last"), _weight(r.curves), strict=True))}
+         "val": r.metrics["val"]["top1_accuracy"], **dict(zip(("first", "last"), _weight(r.curves), strict=True))}
         for r in records if r.spec.method in tradeoffs.OPTION
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=_COLUMNS)
@@ -60,9 +59,8 @@ def validation(frame: pd.DataFrame) -> dict[str, dict[float, float]]:
 
 
 def best(frame: pd.DataFrame) -> dict[str, float]:
-    """The multiple that the validation images choose for each method, where it is not the published value."""
-    chosen = {method: tradeoffs.best(values) for method, values in validation(frame).items() if values}
-    return {method: factor for method, factor in chosen.items() if factor != 1}
+    """The multiple that the validation images choose for each method."""
+    return {method: tradeoffs.best(values) for method, values in validation(frame).items() if values}
 
 
 def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterable[str]) -> pd.DataFrame:
@@ -106,8 +104,7 @@ def named(methods: Iterable[str], profile_name: str, dataset: str) -> Mapping[st
 
 def note(frame: pd.DataFrame, profile_name: str, dataset: str) -> str:
     """Where these records would choose otherwise than was chosen, in one sentence; empty where they would not."""
-    chosen = {name: tradeoffs.best(values) for name, values in validation(frame).items() if values}
-    other = {n: f for n, f in chosen.items() if f != tradeoffs.factor(profile_name, dataset, n)}
+    other = {n: f for n, f in best(frame).items() if f != tradeoffs.factor(profile_name, dataset, n)}
     words = ", ".join(f"{title(name)} ({heading(factor)})" for name, factor in other.items())
     return f"The values used were chosen on committed records; by the records at hand: {words}." if words else ""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: the option that weighs each regulariser; a weight of the head's norm beside it stays as published
+#: the option that weighs each regulariser; the weight of the head's norm beside it stays as published, but EWC has one
+#: weight for both
 OPTION: Mapping[str, str] = {
     "l2_sp": "backbone_weight",
     "ewc": "backbone_weight",
@@ -24,7 +25,7 @@ OPTION: Mapping[str, str] = {
 }
 
 _AROUND, _DOWN = (10.0, 1.0, 0.1), (1.0, 0.1, 0.01)
-#: the multiples of the published value that are tried: around it, and of distances between outputs downward
+#: the multiples of the published value that are tried: around it, and of terms on the network's outputs downward
 FACTORS: Mapping[str, tuple[float, ...]] = {
     "l2_sp": _AROUND,
     "ewc": _AROUND,
