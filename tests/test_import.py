@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import io
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from zoolib import experiment
 from zoolib.__main__ import main
 from zoolib.data import loaders, manifests
 from zoolib.data import own as importing
 from zoolib.data.schema import OwnData
+from zoolib.grid import grid
+from zoolib.results import ResultStore
 from zoolib.spec import Settings, ZoolibError
 
 SETTINGS = Settings(image_size=8, decode_size=8, batch_size=2, iterations=1, test_crops=1, val_fraction=0.25)
@@ -79,11 +83,50 @@ def test_a_csv_and_a_parquet_keep_the_split_and_order_classes_that_are_numbers_b
     pq.write_table(pa.table(columns), place / "list.parquet")
     for path in ("list.csv", "list.parquet"):
         made = importing.import_data(OwnData(name="kept", path=str(place / path)))
-        assert made.manifest.sizes.model_dump() == {"train": 4, "test": 4, "val": 4}
-        assert [note[:26] for note in made.notes] == ["4 val images are not used:"]
+        assert made.manifest.sizes.model_dump() == {"train": 8, "test": 4, "val": None} and not made.notes
+        assert "the 4 of its val split" in made.manifest.protocol
         assert [row["image"]["bytes"] for row in table(made.folder, "test")] == [png(i) for i in (2, 3, 8, 9)]
         assert [row["label"] for row in table(made.folder, "test")] == [0, 1, 0, 1]
-        assert loaders.load(manifests.dataset("kept"), SETTINGS).train.classes == ["2", "10"]
+        data = loaders.load(manifests.dataset("kept"), SETTINGS)
+        assert data.train.classes == ["2", "10"]
+        for split, rows in (("train", (0, 1, 6, 7)), ("val", (4, 5, 10, 11))):
+            files = {row["image"]["path"] for row in (table(made.folder, "train")[i] for i in data.rows[split])}
+            wanted = {f"files/x/{i}.png" if path == "list.csv" else f"list/{i}" for i in rows}
+            assert files == wanted, "those of the column, whatever the settings' share"
+
+
+def test_a_record_says_that_it_chose_by_the_validation_images_of_the_data(place: Path):
+    for part, levels in (("train", range(6)), ("val", range(6, 9)), ("test", range(9, 12))):
+        fill(place / "photos" / part, ant=levels, bee=[level + 100 for level in levels])
+    importing.import_data(OwnData(name="photos", path=str(place / "photos")))
+    (spec,) = grid("cls", "photos", "digits-zoo", "scratch", "smoke", 1)
+    record = experiment.run(spec, ResultStore(place / "records"))
+    assert record.deviations[0].startswith("the dataset's own 6 validation images are held out to choose by")
+    right = record.metrics["val"]["top1_accuracy"] * 6 / 100
+    assert right == pytest.approx(round(right), abs=1e-4), "a share of six images"
+
+
+def test_validation_images_of_the_data_are_those_of_every_share_of_the_labels():
+    labels = np.repeat([0, 1], 10)
+    held = np.isin(np.arange(20), [3, 4, 17])
+    for fraction in (1.0, 0.5):
+        rows = loaders.split_rows(labels, dataclasses.replace(SETTINGS, train_fraction=fraction), None, held)
+        assert rows["val"].tolist() == [3, 4, 17]
+        assert np.bincount(labels[rows["train"]]).tolist() == ([8, 9] if fraction == 1 else [4, 4])
+        assert not held[rows["train"]].any()
+    as_ever = loaders.split_rows(labels, SETTINGS)
+    none_marked = loaders.split_rows(labels, SETTINGS, None, np.zeros(20, bool))
+    assert all((none_marked[split] == as_ever[split]).all() for split in ("train", "val"))
+
+
+def test_validation_images_of_the_data_stay_so_where_images_of_another_dataset_are_left_out():
+    def images(levels, validation=None):
+        pixels = np.stack([np.full((2, 2, 3), level, np.uint8) for level in levels])
+        return loaders.Images(pixels, np.arange(len(levels)), ["x"], "", None, validation)
+
+    other = loaders.Dataset(None, images([1]), images([7]), {}, "")
+    first, second = loaders._apart([images([0, 1, 2], np.array([True, False, True])), images([7, 8])], other)
+    assert first.validation.tolist() == [True, True] and second.validation is None
 
 
 def test_copies_across_given_splits_and_in_two_classes_are_reported(place: Path):

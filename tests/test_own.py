@@ -60,6 +60,26 @@ def test_a_folder_is_split_within_each_class_by_content_alone(photos: Path):
     assert not set(data.rows["train"]) & set(data.rows["val"])
 
 
+def test_folders_train_val_and_test_above_the_classes_are_the_split(photos: Path, tmp_path: Path):
+    parts = {"train": range(7), "valid": range(7, 9), "test": range(9, 12)}
+    for part, numbers in parts.items():
+        for name in ("bright", "dark", "middle"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in numbers:
+                shutil.copy(photos / name / f"{i}.png", tmp_path / part / name)
+    data = own.folder(tmp_path, SETTINGS)
+    assert data.train.classes == ["bright", "dark", "middle"]
+    shown = {"test": data.test.pixels} | {name: data.train.pixels[data.rows[name]] for name in ("train", "val")}
+    for part, numbers in zip(("train", "val", "test"), parts.values(), strict=True):
+        files = [photos / name / f"{i}.png" for name in data.train.classes for i in numbers]
+        assert {x.tobytes() for x in shown[part]} == {own.read_image(file, 32).tobytes() for file in files}
+    shutil.rmtree(tmp_path / "valid")
+    assert len(own.folder(tmp_path, SETTINGS).rows["val"]) == 3, "one of each class is held out where none is given"
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(ZoolibError, match="give train and test, or none"):
+        own.folder(tmp_path, SETTINGS)
+
+
 def test_a_folder_keeps_copies_together_and_two_images_of_a_class_to_train_on(photos: Path, tmp_path: Path):
     shutil.copytree(photos, tmp_path / "photos")
     for number, file in enumerate(sorted((tmp_path / "photos/dark").iterdir())):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from zoolib import recipe, runtime
 from zoolib.checkpoints import behead
 from zoolib.data import augment, embedded, loaders, pictures
+from zoolib.data import own as importing
 from zoolib.data.formats.folders import is_image
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
@@ -124,19 +125,24 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
     """A folder of class folders of images as a dataset, split into train, val and test within each class.
 
     The split depends on the files' contents alone, not on their names or order, and copies of a file stay in one part.
-    Raises ZoolibError for fewer than two classes, a class of fewer than four different images, or a file that is no
-    image.
+    Where folders train and test, and val if you like, lie above the classes, theirs is the split and `test_share` has
+    no part in it.
+
+    Raises ZoolibError for fewer than two classes, a class of fewer than four different images, a file that is no
+    image, and folders train without test.
     """
     if not Path(path).is_dir():
         raise ZoolibError(f"{path} is no folder; pass one that holds a folder of images for each class")
     if not 0 < test_share < 1:
         raise ZoolibError(f"test_share is {test_share}; use a share between 0 and 1, such as 0.25")
-    classes = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir())
+    classes = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir() and entry.name[0] != ".")
+    if classes and {*classes} <= {*importing.SPLIT_NAMES}:
+        return _split_folder(Path(path), settings)
     if len(classes) < 2:
         raise ZoolibError(
             f"{path} holds {len(classes)} folders; make one folder of images for each of two or more classes"
         )
-    parts: dict[str, tuple[list[np.ndarray], list[int], list[str]]] = {"train": ([], [], []), "test": ([], [], [])}
+    found = []
     for label, name in enumerate(classes):
         digests = {
             file: hashlib.sha256(file.read_bytes()).hexdigest()
@@ -148,25 +154,52 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
             raise ZoolibError(f"{Path(path) / name} holds {len(different)} images; a class needs at least four")
         tested = {*different[: min(max(1, round(test_share * len(different))), len(different) - 2)]}
         for file in sorted(digests, key=lambda file: (digests[file], file.name)):
-            pixels, labels, contents = parts["test" if digests[file] in tested else "train"]
-            pixels.append(read_image(file, settings.decode_size))
-            labels.append(label)
-            contents.append(digests[file])
-    train, test = (_images(*parts[split], classes) for split in ("train", "test"))
+            found.append(_Found(file, label, digests[file], "test" if digests[file] in tested else "train"))
+    return _dataset(Path(path), found, classes, settings, "split by content within each class")
+
+
+def _split_folder(path: Path, settings: Settings) -> Dataset:
+    items = importing.read_items(path)
+    classes = sorted({item.label for item in items})
+    if len(classes) < 2:
+        raise ZoolibError(f"{path}/train holds one class, {classes[0]}; a dataset needs two or more")
+    found = [
+        _Found(path / i.path, classes.index(i.label), hashlib.sha256(i.load()).hexdigest(), i.split) for i in items
+    ]
+    return _dataset(path, found, classes, settings, "split by the folders")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """An image of a folder: its label, the checksum of its file, and its split."""
+
+    file: Path
+    label: int
+    content: str
+    split: str
+
+
+def _dataset(path: Path, found: list[_Found], classes: list[str], settings: Settings, protocol: str) -> Dataset:
+    train, test = (
+        _images([item for item in found if (item.split == "test") == tested], classes, settings.decode_size)
+        for tested in (False, True)
+    )
     sizes = Sizes(train=len(train.labels), test=len(test.labels))
     manifest = DatasetManifest(
-        name="own-images", title=Path(path).name, task="cls", source="canonical", description="a folder of images",
-        num_classes=len(classes), sizes=sizes, protocol="split by content within each class", flip=False,
-        licence="yours", citation="none", homepage="",
+        name="own-images", title=path.name, task="cls", source="canonical", description="a folder of images",
+        num_classes=len(classes), sizes=sizes, protocol=protocol, flip=False, licence="yours", citation="none",
+        homepage="",
     )  # fmt: skip
-    rows = loaders.split_rows(train.labels, settings, train.groups) | {"test": np.arange(len(test.labels))}
-    return Dataset(manifest, train, test, rows, "own")
+    rows = loaders.split_rows(train.labels, settings, train.groups, train.validation)
+    return Dataset(manifest, train, test, rows | {"test": np.arange(len(test.labels))}, "own")
 
 
-def _images(pixels: list[np.ndarray], labels: list[int], contents: list[str], classes: list[str]) -> Images:
-    stacked, groups = np.stack(pixels), np.unique(contents, return_inverse=True)[1]
-    digest = hashlib.sha256(stacked.tobytes()).hexdigest()
-    return Images(stacked, np.array(labels, np.int64), classes, digest, groups)
+def _images(found: list[_Found], classes: list[str], side: int) -> Images:
+    pixels = np.stack([read_image(item.file, side) for item in found])
+    labels, validation = np.array([item.label for item in found]), np.array([item.split == "val" for item in found])
+    groups = np.unique([item.content for item in found], return_inverse=True)[1]
+    given = validation if validation.any() else None
+    return Images(pixels, labels, classes, hashlib.sha256(pixels.tobytes()).hexdigest(), groups, given)
 
 
 def read_image(path: Path | str, side: int = SETTINGS.decode_size) -> np.ndarray:

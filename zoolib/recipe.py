@@ -109,8 +109,10 @@ class Context:
     def deviations(self, *own: str) -> list[str]:
         """What every run that trains, or uses runs that did, does otherwise than the papers, and a recipe's own."""
         of_what = "each class's training images" if self.spec.task == "cls" else "the training faces"
-        held = f"{self.spec.settings.val_fraction:.0%} of {of_what} are held out to choose by"
-        return [f"{held}; the papers train on all of them", *own]
+        held = f"{self.spec.settings.val_fraction:.0%} of {of_what}"
+        if self.data.brings_validation:
+            held = f"the dataset's own {len(self.data.rows['val'])} validation images"
+        return [f"{held} are held out to choose by; the papers train on all of them", *own]
 
     def place(self, module: nn.Module) -> None:
         """Move a module to the run's device and memory layout."""

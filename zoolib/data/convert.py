@@ -22,10 +22,12 @@ _BATCH = 64 << 20  # bytes of images that are held before they are written
 _ROWS = 512
 
 
-def schema(manifest: DatasetManifest, classes: list[str], grouped: bool = False) -> pa.Schema:
+def schema(manifest: DatasetManifest, classes: list[str], grouped: bool = False, validated: bool = False) -> pa.Schema:
     """The columns of a canonical file and its metadata."""
     if manifest.landmarks is None:
-        fields = [("image", _IMAGE), ("label", pa.int64()), *([("group", pa.string())] if grouped else [])]
+        fields = [("image", _IMAGE), ("label", pa.int64())]
+        fields += [("group", pa.string())] if grouped else []
+        fields += [("validation", pa.bool_())] if validated else []
         return pa.schema(fields, metadata={"classes": json.dumps(classes, ensure_ascii=False)})
     points = manifest.landmarks.points
     fields = [
@@ -48,7 +50,7 @@ class _Writer:
     def add(self, row: Row) -> None:
         entry: dict[str, Any] = {"image": {"bytes": row.image, "path": row.path}}
         if "label" in self.columns.names:
-            entry |= {"label": row.label, "group": row.group}
+            entry |= {"label": row.label, "group": row.group, "validation": row.validation}
         else:
             entry |= {"landmarks": row.landmarks, "center": row.center, "scale": row.scale, "subset": row.subset}
         self.rows.append(entry)
@@ -93,7 +95,7 @@ def write(manifest: DatasetManifest, reading: Reading, folder: Path, exact: bool
     classes = reading.classes or [str(index) for index in range(manifest.num_classes)]
     if manifest.landmarks is None and len(classes) != manifest.num_classes:
         raise ZoolibError(f"{manifest.name}: the source names {len(classes)} classes, not {manifest.num_classes}")
-    columns, writers = schema(manifest, classes, reading.grouped), dict[str, _Writer]()
+    columns, writers = schema(manifest, classes, reading.grouped, reading.validated), dict[str, _Writer]()
     try:
         for row in reading.rows:
             if row.split not in SPLITS:

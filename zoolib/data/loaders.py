@@ -38,6 +38,7 @@ class Images:
     classes: list[str]
     sha256: str  # of the file they came from; of the pixels for embedded data
     groups: np.ndarray | None = None  # (N,) int64, alike for copies of one image; None where nothing is known of them
+    validation: np.ndarray | None = None  # (N,) bool, held out by the data themselves; None where they leave that to us
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Images (B, S, S, 3) uint8 and labels (B,) of those rows."""
@@ -80,6 +81,12 @@ class Dataset:
         return {subset: members[self.rows["test"]] for subset, members in self.test.faces.subsets.items()}
 
     @property
+    def brings_validation(self) -> bool:
+        """Whether the data themselves say which images are the val rows."""
+        marked = getattr(self.train, "validation", None)
+        return marked is not None and bool(marked.any())
+
+    @property
     def sha256(self) -> str:
         """One checksum over both files and over what the manifest takes of them."""
         return combined_sha256(self.manifest, self.train.sha256, self.test.sha256)
@@ -101,7 +108,7 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     a label out of range, and for a class that the file lacks.
     """
     try:
-        optional = {"group"} & set(pq.read_schema(path).names)
+        optional = {"group", "validation"} & set(pq.read_schema(path).names)
         table = pq.read_table(path, columns=["image", "label", *optional])
     except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
         raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
@@ -113,14 +120,16 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
     digest = file_sha256(path)
     rows, part = np.arange(len(labels)), ""
-    groups = _numbered(table["group"].to_pylist()) if optional else None
+    groups = _numbered(table["group"].to_pylist()) if "group" in optional else None
+    validation = table["validation"].fill_null(False).to_numpy().astype(bool) if "validation" in optional else None
     if taken:
         rows, labels, classes = _taken(path, labels, classes, taken)
         part = "-" + hashlib.sha256("\n".join(classes).encode()).hexdigest()[:8]
     cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}{part}-{side}.npy"
     if not cached.is_file():
         _decode_into(cached, path, table["image"], rows, side)
-    return Images(np.load(cached, mmap_mode="r"), labels, classes, digest, groups if groups is None else groups[rows])
+    told = (of_file if of_file is None else of_file[rows] for of_file in (groups, validation))
+    return Images(np.load(cached, mmap_mode="r"), labels, classes, digest, *told)
 
 
 def _numbered(names: Sequence[str | None]) -> np.ndarray:
@@ -166,11 +175,14 @@ def balanced(labels: np.ndarray, rows: np.ndarray, per_class: int) -> np.ndarray
     return np.sort(np.concatenate(chosen))
 
 
-def split_rows(labels: np.ndarray, settings: Settings, groups: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def split_rows(
+    labels: np.ndarray, settings: Settings, groups: np.ndarray | None = None, validation: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Stratified train and val rows of the training file; the seed is fixed, as the split is no part of the run.
 
-    Rows of one group (N,), the copies of an image, are on one side, and every class keeps an image to train on. Raises
-    ZoolibError where no class has an image to spare for val.
+    Rows of one group (N,), the copies of an image, are on one side, and every class keeps an image to train on. Where
+    the data mark their own `validation` images (N,), these are the val rows, and all others are there to train on.
+    Raises ZoolibError where no class has an image to spare for val.
     """
     shuffled = np.random.default_rng(0).permutation(len(labels))
     groups = np.arange(len(labels)) if groups is None else groups
@@ -179,8 +191,11 @@ def split_rows(labels: np.ndarray, settings: Settings, groups: np.ndarray | None
     val, train = [], []
     for value in np.unique(labels):
         of_class = shuffled[labels[shuffled] == value]
-        wanted = max(1, round(settings.val_fraction * len(of_class)))
-        of_class, held = _hold_out(of_class, groups, both[of_class], wanted)
+        if validation is not None and validation.any():
+            of_class, held = of_class[np.argsort(~validation[of_class], kind="stable")], int(validation[of_class].sum())
+        else:
+            wanted = max(1, round(settings.val_fraction * len(of_class)))
+            of_class, held = _hold_out(of_class, groups, both[of_class], wanted)
         val.append(of_class[:held])
         kept = min(len(of_class) - held, settings.train_per_class or len(of_class))
         share = max(1, round(settings.train_fraction * kept))
@@ -246,7 +261,7 @@ def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Da
         )
     if manifest.apart_from:
         train, test = _apart((train, test), _load(dataset(manifest.apart_from).model_dump_json(), settings, roots))
-    rows = split_rows(train.labels, settings, train.groups)
+    rows = split_rows(train.labels, settings, train.groups, train.validation)
     every = np.random.default_rng(1).permutation(len(test.labels))
     per_class = settings.test_limit and max(1, settings.test_limit // manifest.num_classes)
     rows["test"] = np.sort(balanced(test.labels, every, per_class))
@@ -264,8 +279,10 @@ def _apart(parts: Sequence[Images], other: Dataset) -> list[Images]:
     out = []
     for part in parts:
         keep = np.array([row for row, content in enumerate(content_hashes(part)) if content not in hidden])
-        groups = None if part.groups is None else part.groups[keep]
-        out.append(dataclasses.replace(part, pixels=part.pixels[keep], labels=part.labels[keep], groups=groups))
+        told = {
+            name: of_part[keep] for name in ("groups", "validation") if (of_part := getattr(part, name)) is not None
+        }
+        out.append(dataclasses.replace(part, pixels=part.pixels[keep], labels=part.labels[keep], **told))
     return out
 
 

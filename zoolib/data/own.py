@@ -31,7 +31,8 @@ from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError, unknown
 
 _SOURCE = "imported.json"  # where a dataset was imported from, and the state of the files then
-_SPLITS = {"train": "train", "training": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+#: what a folder or a column of yours may call a split -> its name here
+SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _COLUMNS = {"image": ("image", "path", "file", "filename", "file_name"), "label": ("label", "class", "class_name")}
 
 
@@ -83,7 +84,7 @@ def read_items(path: Path) -> list[Item]:
 
 def _from_folder(path: Path) -> list[Item]:
     top = {folder.name for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
-    split_first = bool(top) and top <= set(_SPLITS)
+    split_first = bool(top) and top <= set(SPLIT_NAMES)
     items = []
     for file in sorted(path.rglob("*")):
         parts = file.relative_to(path).parts
@@ -91,7 +92,7 @@ def _from_folder(path: Path) -> list[Item]:
             continue
         if len(parts) != (3 if split_first else 2):
             raise ZoolibError(f"{file}: lies in no class folder; put images into {path}/CLASS/ or {path}/train/CLASS/")
-        split = _SPLITS[parts[0]] if split_first else ""
+        split = SPLIT_NAMES[parts[0]] if split_first else ""
         items.append(Item("/".join(parts), parts[-2], file.read_bytes, split))
     return items
 
@@ -105,9 +106,9 @@ def _column(path: Path, names: list[str], kind: str) -> str:
 
 def _split(path: Path, value: object, row: int) -> str:
     text = str(value if value is not None else "").strip().lower()
-    if text and text not in _SPLITS:
-        raise unknown(f"split in {path}, row {row}:", text, _SPLITS)
-    return _SPLITS.get(text, "")
+    if text and text not in SPLIT_NAMES:
+        raise unknown(f"split in {path}, row {row}:", text, SPLIT_NAMES)
+    return SPLIT_NAMES.get(text, "")
 
 
 def _from_csv(path: Path) -> list[Item]:
@@ -209,8 +210,6 @@ def notices(items: list[Item]) -> list[str]:
         if groups:
             example = " = ".join(item.path for item in groups[0][:2])
             notes.append(f"{len(groups)} images {what}, such as {example}")
-    if unused := sum(item.split == "val" for item in items):
-        notes.append(f"{unused} val images are not used: every run holds out a part of the train images instead")
     for split in ("train", "test"):
         absent = {item.label for item in items} - {item.label for item in items if item.split == split}
         if absent:
@@ -290,7 +289,10 @@ def _write(
     own: OwnData, path: Path, items: list[Item], classes: list[str], notes: list[str], hashed: bool, folder: Path
 ) -> DatasetManifest:
     counts = collections.Counter(item.split for item in items)
+    if missing := [split for split in ("train", "test") if not counts[split]]:
+        raise ZoolibError(f"{path}: too few images to have a {missing[0]} split; add some")
     share = f"{own.test:.0%} of each class are tested, chosen by the hash of their pixels" if hashed else "as given"
+    chosen_on = f"the {counts['val']} of its val split" if counts["val"] else "held out of the training split"
     fields: dict[str, Any] = {
         "name": own.name,
         "title": own.title or own.name,
@@ -298,21 +300,24 @@ def _write(
         "source": "canonical",
         "description": f"Imported from {path.name}.",
         "num_classes": len(classes),
-        "sizes": {split: counts[split] for split in ("train", "test", "val") if counts[split]},
-        "protocol": f"Split: {share}; validation images are held out of the training split.",
+        "sizes": {"train": counts["train"] + counts["val"], "test": counts["test"]},
+        "protocol": f"Split: {share}; validation images are {chosen_on}.",
         "flip": own.flip,
         "licence": own.licence,
         "citation": own.citation,
         "homepage": own.homepage,
         "differences": notes,
     }
-    rows = (Row(i.split, i.load(), i.path, classes.index(i.label), group=i.digest) for i in items)
-    missing = {"train", "test"} - set(fields["sizes"])
-    if missing:
-        raise ZoolibError(f"{path}: too few images to have a {missing.pop()} split; add some")
+    rows = (
+        Row(  # one file holds what runs learn from and what they choose by
+            "test" if i.split == "test" else "train", i.load(), i.path, classes.index(i.label), group=i.digest,
+            validation=i.split == "val",
+        )
+        for i in items
+    )  # fmt: skip
     manifest = DatasetManifest.model_validate(fields)
     copies = len({item.digest for item in items}) < len(items)
-    convert.write(manifest, Reading(rows, classes, grouped=copies), folder)
+    convert.write(manifest, Reading(rows, classes, grouped=copies, validated=counts["val"] > 0), folder)
     variant = {
         "name": "imported",
         "note": f"imported from {path.name}",

@@ -45,6 +45,7 @@ class Row:
     scale: float = 0.0  # longer side of the face box in units of 200 px, before any margin
     subset: str = ""  # names of the test subsets it belongs to, separated by spaces
     group: str = ""  # alike for copies of one image
+    validation: bool = False  # of the training file: held out to choose by
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Reading:
     rows: Iterable[Row]
     classes: list[str] = field(default_factory=list)  # in label order; empty where the source names none
     grouped: bool = False  # whether the rows say which of them are copies of one image
+    validated: bool = False  # whether the rows of the training file say which of them are held out to choose by
 
 
 def read(reader: str, files: Mapping[str, Path], options: Mapping[str, Any]) -> Reading:
