@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import storage
+from zoolib import commands, storage
+from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.profiles import standard
 from zoolib.results import COMMITTED, RECOMPUTED, Result, ResultStore
@@ -312,3 +313,9 @@ def test_records_of_an_own_hub_and_dataset_are_found_by_file_and_by_bare_name(tm
     for wanted in ("of/mine.yaml", "./of/mine.yaml", "mine"):
         assert [record.spec for record in store.records(hub=wanted)] == [spec], wanted
     assert not store.records(hub="other/mine.yaml") and not store.records(hub="mini-zoo")
+
+
+def test_an_installed_package_adopts_nothing(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "CHECKOUT", tmp_path)
+    assert main(["adopt", "mini"]) == 1
+    assert "run it in a checkout" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -302,6 +302,27 @@ def test_the_table_sorts_filters_and_toggles_with_missing_numbers_last(browser: 
     assert opened.trait("selected") == 2
 
 
+def test_a_column_of_few_words_is_chosen_from_by_its_whole_word(browser: Any, tmp_path: Path):
+    from selenium.webdriver.support.ui import Select
+
+    verdicts = ["supported", "not supported", "not run"] * 3
+    board = pd.DataFrame({"verdict": verdicts, "claim": [f"claim {i}" for i in range(9)]}).set_index("verdict")
+    opened = Page(browser, page(widgets.table_explorer(board, {}, {}), tmp_path / "page.html"))
+    (select,) = [found for found in opened.all("select") if found.is_displayed()]
+    choices = Select(select)
+    assert [option.text for option in choices.options] == ["any", "not run", "not supported", "supported"]
+
+    def claims() -> list[str]:
+        return [cell.text for cell in opened.all("tbody td")]
+
+    choices.select_by_visible_text("supported")
+    assert claims() == ["claim 0", "claim 3", "claim 6"] and opened.trait("only") == {"0": "supported"}
+    opened.all("input[type=search]")[0].send_keys("3")
+    assert claims() == ["claim 3"]
+    browser.execute_script("model.set('query', ''); model.set('only', {})")
+    assert len(claims()) == 9 and choices.first_selected_option.text == "any"
+
+
 CONTRAST = """
 const parse = c => (c.match(/[\\d.]+/g) || []).map(Number);
 const lum = c => { const f = v => (v /= 255) <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;

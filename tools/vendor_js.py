@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
@@ -26,6 +27,21 @@ REQUIRE_LOCAL = """\
   window.requirejs.config({ baseUrl: base });
   window.addEventListener("load", () => { if (window.MathJax) window.MathJax.Hub ??= { Queue() {} }; });
 })();
+"""
+
+MIT = """\
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to
+permit persons to whom the Software is furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS
+OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
 
@@ -56,9 +72,22 @@ def copy(npm: Path) -> list[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(origin, path)
         written.append(path)
-    local = TARGET / "require-local.js"
-    local.write_text(REQUIRE_LOCAL)
-    return [*written, local]
+    own = {"require-local.js": REQUIRE_LOCAL, "LICENSE-requirejs.txt": _mit(npm / "requirejs" / "require.js")}
+    for name, text in own.items():
+        (TARGET / name).write_text(text)
+    return [*written, *(TARGET / name for name in own)]
+
+
+def _mit(script: Path) -> str:
+    """The MIT licence under the copyright at a script's head, for a package that ships the script alone.
+
+    Raises ValueError where the head names no copyright or another licence.
+    """
+    head = script.read_text()[:400]
+    found = re.search(r"Copyright [^\n.]+", head)
+    if not found or "Released under MIT license" not in head:
+        raise ValueError(f"{script}: its head names no copyright under the MIT licence; look up its licence")
+    return f"{found[0]}\n\n{MIT}"
 
 
 def _licence(package: str) -> Path:
@@ -87,7 +116,7 @@ def notice(paths: list[Path], npm: Path) -> str:
     lines += [f"{name} {version}, {licences[name]}" for name, version in sorted(versions.items())]
     awesome = json.loads((npm / "@fortawesome" / "fontawesome-free" / "package.json").read_text())["version"]
     lines += [f"@fortawesome/fontawesome-free {awesome}, SIL OFL 1.1 (the fonts *.woff2, by way of html-manager)", ""]
-    lines += ["The texts are in LICENSE-*.txt; that of requirejs is named at the head of require.js.", ""]
+    lines += ["The texts are in LICENSE-*.txt.", ""]
     for path in sorted(paths):
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         lines.append(f"{digest}  {path.relative_to(TARGET).as_posix()}")

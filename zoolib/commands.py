@@ -313,5 +313,9 @@ def adopt(args: argparse.Namespace) -> None:
     """Copy recomputed records to results/."""
     from zoolib.results import ResultStore
 
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        raise ZoolibError(
+            "adopt writes into a checkout's results/, and this is an installed package; run it in a checkout"
+        )
     paths = ResultStore.default().adopt(profile(args.profile).name, CHECKOUT / "results")
     print(f"{len(paths)} records copied to {CHECKOUT / 'results'}")

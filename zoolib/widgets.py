@@ -249,6 +249,7 @@ class TableExplorer(anywidget.AnyWidget):
     sort = t.Int(-1).tag(sync=True)
     descending = t.Bool(False).tag(sync=True)
     query = t.Unicode("").tag(sync=True)
+    only = t.Dict().tag(sync=True)  # {column: text}, for columns of few different texts; "" for any
     show = t.Enum(("all", "ours", "paper"), "all").tag(sync=True)
     selected = t.Int(-1).tag(sync=True)
 

@@ -7,9 +7,14 @@ function render({ model, el }) {
   const [showField, showSelect] = choose("numbers", [["all", "ours and the paper's"], ["ours", "ours"], ["paper", "the paper's"]],
     get("show"), value => put(model, { show: value }));
   if (groups.length < 2) showField.style.display = "none";
+  // A column of few words, such as a verdict, is chosen from: as a filter, "supported" would find "not supported" too.
+  const words = columns.map((column, c) => [...new Set(rows.map(row => row[c].text))].sort());
+  const few = columns.map((_, c) => c).filter(c => !columns[c].numeric && words[c].length > 1 && words[c].length <= 6 && rows.length >= 2 * words[c].length);
+  const picks = few.map(c => [c, ...choose(columns[c].name, [["", "any"], ...words[c].map(word => [word, word])], get("only")[c] ?? "",
+    value => put(model, { only: { ...get("only"), [c]: value } }))]);
   const count = make("p", { class: "zw-count", role: "status" });
   const place = make("div", { class: "zw-scroll" });
-  root.append(make("div", { class: "zw-bar" }, labelled("filter", query), showField), count, place);
+  root.append(make("div", { class: "zw-bar" }, labelled("filter", query), ...picks.map(([, field]) => field), showField), count, place);
   el.appendChild(root);
   const sortBy = c => put(model, get("sort") === c ? { descending: !get("descending") } : { sort: c, descending: rows.some(row => row[c].value != null) });
   const compare = (a, b, c) => {
@@ -23,8 +28,10 @@ function render({ model, el }) {
     query.value = get("query");
     showSelect.value = get("show");
     const kept = columns.map((_, c) => c).filter(c => get("show") === "all" || !columns[c].group || columns[c].group === get("show"));
-    const words = get("query").toLowerCase().split(/\s+/).filter(Boolean);
-    let order = rows.map((_, r) => r).filter(r => words.every(word => rows[r].some(cell => cell.text.toLowerCase().includes(word))));
+    for (const [c, , select] of picks) select.value = get("only")[c] ?? "";
+    const asked = get("query").toLowerCase().split(/\s+/).filter(Boolean);
+    let order = rows.map((_, r) => r).filter(r => few.every(c => !get("only")[c] || rows[r][c].text === get("only")[c]));
+    order = order.filter(r => asked.every(word => rows[r].some(cell => cell.text.toLowerCase().includes(word))));
     if (get("sort") >= 0) order = order.sort((a, b) => compare(a, b, get("sort")) || a - b);
     count.textContent = `${order.length} of ${rows.length} rows`;
     const focused = place.contains(document.activeElement) ? document.activeElement.dataset.c ?? document.activeElement.dataset.r : null;
@@ -41,6 +48,6 @@ function render({ model, el }) {
       ...kept.map(c => make(c === 0 ? "th" : "td", { class: columns[c].numeric ? "zw-number" : "", scope: c === 0 && "row" }, rows[r][c].text)))))));
     if (focused !== null) place.querySelector(wasRow ? `tr[data-r="${focused}"]` : `button[data-c="${focused}"]`)?.focus();
   }
-  return follow(model, ["query", "show", "sort", "descending", "selected"], draw);
+  return follow(model, ["query", "only", "show", "sort", "descending", "selected"], draw);
 }
 export default { render };
