@@ -1,4 +1,4 @@
-# Everything here needs Python 3.11 or newer, make and a package index; the rest installs itself into .venv.
+# Everything here needs Python 3.11 to 3.13, make and a package index; the rest installs itself into .venv.
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -9,9 +9,11 @@ CORES ?=
 # Worker processes of `make test`.
 WORKERS ?= 2
 PORT ?= 8000
+# Not every pinned package has a wheel for 3.14 yet, and a new machine has no compiler to do without.
+USABLE := 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
 # A Python that runs and can make virtual environments; looked up only when .venv has to be made.
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
-	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+	$$python -c $(USABLE) 2>/dev/null && echo $$python && break; done)
 
 # An environment whose Python is gone (an upgrade, another version manager) cannot be mended: it is made anew.
 $(shell test ! -e .venv || test -x .venv/bin/python || rm -rf .venv)
@@ -60,8 +62,10 @@ clean: ## remove build/ (records that were recomputed here too) and the generate
 
 # The set-up. Each step runs again when what it was made from changes, and the last line marks it complete.
 $(PY):
-	@test -n '$(PYTHON)' || { echo 'zoolib needs Python 3.11 or newer with its venv module: name one with' \
-		'`make PYTHON=/path/to/python3` (on Debian and Ubuntu, `apt install python3-venv` adds the module)' >&2; exit 1; }
+	@test -n '$(PYTHON)' && $(PYTHON) -c $(USABLE) 2>/dev/null || { \
+		echo 'zoolib needs Python 3.11, 3.12 or 3.13 with its venv module$(PYTHON:%=, and % is none):' \
+		'name one with `make PYTHON=/path/to/python3` (on Debian and Ubuntu, `apt install python3-venv` adds the' \
+		'module; `uv python install 3.13` brings a Python)' >&2; exit 1; }
 	@echo 'Making .venv with $(PYTHON)'
 	@$(PYTHON) -m venv .venv
 

@@ -110,6 +110,33 @@ def test_make_alone_lists_all_targets_with_a_line_each() -> None:
     assert dict(re.findall(r"^  make (\w+) +(\S.+)$", done.stdout, re.MULTILINE)).keys() == TARGETS
 
 
+def test_a_python_that_the_lock_does_not_serve_is_named_before_anything_is_made(tmp_path: Path) -> None:
+    for name in ("Makefile", *LOCKS, "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    python = tmp_path / "python3.14"
+    python.write_text("#!/bin/sh\nexit 1\n")  # as one of another version answers, and one without venv
+    python.chmod(0o755)
+    before = sorted(tmp_path.iterdir())
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    for given in (f"PYTHON={python}", "PYTHON=no-such-python", "PYTHON="):
+        done = subprocess.run(["make", "test", given], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        line, *rest = done.stderr.splitlines()
+        assert done.returncode and line.startswith("zoolib needs Python 3.11, 3.12 or 3.13"), done.stderr
+        assert given.partition("=")[2] in line and len(rest) == 1 and sorted(tmp_path.iterdir()) == before
+
+
+def test_the_versions_of_python_are_the_same_wherever_they_are_named() -> None:
+    named = re.search(r"\(3, (\d+)\) <= sys.version_info\[:2\] <= \(3, (\d+)\)", (ROOT / "Makefile").read_text())
+    first, last = map(int, named.groups())
+    versions = [f"3.{minor}" for minor in range(first, last + 1)]
+    listed = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", line)]
+    assert listed == versions and PROJECT["requires-python"] == f">=3.{first}"
+    assert f"- python >=3.{first},<3.{last + 1}\n" in (ROOT / "environment.yml").read_text()
+    words = f"{', '.join(versions[:-1])} or {versions[-1]}"
+    for path in ("README.md", "book/quickstart.md"):
+        assert f"Python {words}," in (ROOT / path).read_text(), path
+
+
 def test_continuous_integration_calls_only_targets_that_the_readme_names() -> None:
     script = (ROOT / ".ci/run").read_text()
     calls = re.findall(r"^make .+$", script, re.MULTILINE)
