@@ -189,6 +189,17 @@ def test_options_that_differ_make_another_side(store: ResultStore, tmp_path: Pat
     assert queries.difference(Records(own, "mini"), "top1_accuracy", one, HP).values == [-3.0]
 
 
+def test_a_median_over_members_is_not_moved_by_one_that_was_stopped(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for spec in grid("cls", "digits", "imagenet-lite", "rank,finetune", "mini", 1):
+        seconds = {"rank": 1.0}.get(spec.method, 900.0 if spec.member == "efficientnet_lite0" else 50.0)
+        store.save(Result(spec, {"cost": {"seconds": seconds}}))
+    records = Records(store, "mini")
+    for member, expected in (("median", 1 / 50), ("mean", 3 / 1000)):
+        sides = ({"method": name, "member": member} for name in ("rank", "finetune"))
+        assert queries.ratio(records, "seconds", *sides).values == pytest.approx([expected])
+
+
 def test_what_lacks_records_says_which(records: Records):
     assert (
         queries.difference(records, "top1_accuracy", {"method": "model_soups"}, HP).lacks == "no record of model_soups"

@@ -66,6 +66,7 @@ LAYERS = (
         "data.formats.matlab",
         "results",
         "games",
+        "deviations",
         "rl.replay",
         "reference",
     ),
@@ -130,6 +131,7 @@ READABLE = {
     "plans",
     "methods",
     "games",
+    "deviations",
 }
 READABLE |= {"data", "", "data.manifests", "data.schema", "transferability", "evidence", "complexity", "nme"}
 READABLE |= {

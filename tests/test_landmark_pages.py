@@ -45,7 +45,7 @@ def test_table_3_shows_our_column_beside_all_of_the_papers(store):
     table = tables.beside_published(comparison, reference.published("table3_landmarks"), "here")
     assert list(table) == ["here", "seeds", "300w", "wflw", "cofw"]
     assert table.loc["Zoo-Tuning"].tolist() == ["6.70 ± 0.10", "3", "3.41", "4.58", "3.51"]
-    assert table.loc["Lite Zoo-Tuning"].tolist() == ["6.90 ± 0.10", "3", *["not in the paper"] * 3]
+    assert table.loc["Lite Zoo-Tuning"].tolist() == ["6.90 ± 0.10", "3", *["not in the paper's table"] * 3]
     assert table.loc["Fine-tuning, MoCo"].tolist() == ["not run", "", "3.45", "4.75", "3.63"]
 
 

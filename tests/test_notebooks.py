@@ -204,7 +204,7 @@ def test_the_classification_notebook_executes_on_records_alone(
     assert not error, error
     assert len(outputs(notebook, "image/svg+xml")) == figures
     text = "\n".join(outputs(notebook, "text/markdown"))
-    assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | not in the paper |" in text
+    assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | not in the paper's table |" in text
     assert ("Zoo-Tuning: not run" in text) == (hub == "imagenet-lite")
     assert "profile: mini · seeds: 0, 1, 2" in text and "Not comparable with the paper" in text
 
@@ -223,9 +223,11 @@ def test_the_lab_notebook_shows_what_there_is_and_never_trains(tmp_path: Path, e
     assert not error, error
     tables = [text for text in outputs(notebook, "text/markdown") if "| here (%) |" in text]
     assert "| Hub-Pathway | 89.0 ± 1.0 | 3 | recomputed here | 89.01 ± 0.06 |" in tables[0]
-    rest = [text for text in outputs(notebook, "text/markdown") if text.startswith("Neither run nor in the paper: ")]
+    rest = [
+        text for text in outputs(notebook, "text/markdown") if text.startswith("Neither run nor in the paper's table: ")
+    ]
     assert len(tables) == 1 and "Hub-Pathway;" not in rest[0]
-    assert rest[0].startswith("Neither run nor in the paper: Best single; ") and "; Hub-Pathway; " in rest[1]
+    assert rest[0].startswith("Neither run nor in the paper's table: Best single; ") and "; Hub-Pathway; " in rest[1]
     assert len(outputs(notebook, "image/svg+xml")) == 3  # of cifar100 alone
 
 

@@ -129,7 +129,22 @@ def test_a_heterogeneous_hub_card_names_exactly_the_methods_that_cannot_run() ->
         card = cards.hub_card(manifest)
         for method in METHODS.values():
             barred = method.homogeneous and not manifest.homogeneous
-            assert bool(re.search(rf"all but .*\b{re.escape(method.title)}\b", card)) == barred
+            named = rf"all but [^;|]*\b{re.escape(method.title)}\b[^;|]*one shared architecture"
+            assert bool(re.search(named, card)) == barred
+
+
+def test_a_hub_card_names_the_methods_that_need_a_classifier_which_no_or_not_every_member_has() -> None:
+    needing = [method.title for method in METHODS.values() if method.source_head]
+    assert len(needing) == 3
+    for manifest in manifests.hubs().values():
+        (line,) = [line for line in cards.hub_card(manifest).splitlines() if line.startswith("| **methods** |")]
+        headed = [member.title for member in manifest.members if member.source_head]
+        whole = len(headed) == len(manifest.members)
+        assert all((title in line) != whole for title in needing), manifest.name
+        assert (f"for {cards._listed(headed)} alone" in line) == (0 < len(headed) < len(manifest.members))
+    for method in METHODS.values():
+        row = next(line for line in cards.method_table().splitlines() if line.startswith(f"| `{method.name}` |"))
+        assert ("members with a classifier" in row) == method.source_head
 
 
 def test_a_blank_licence_is_refused_with_the_name_of_the_manifest() -> None:

@@ -135,6 +135,19 @@ def test_strategies_are_compared_on_the_cases_and_seeds_that_both_have(store: Re
     assert shown.loc["digits · imagenet-lite · lab", ["Hub-Pathway", "LogME"]].tolist() == ["80.0", "not run"]
 
 
+def test_a_way_that_was_run_on_another_model_than_the_first_says_so(store: ResultStore):
+    for member, strategy in (("efficientnet_lite0", "l2_sp"), ("efficientnet_lite2", "b_tuning")):
+        for spec in grid("cls", "cars", "imagenet-lite", strategy, "lab", members=[member]):
+            store.save(Result(spec, {"test": {"top1_accuracy": 80.0}}))
+    found = choosing.strategies(store.frame())
+    assert found.attrs["others"] == {("cars", "imagenet-lite", "lab", "l2_sp")}, "LogME's first is the third"
+    more = pd.concat([found, found.iloc[:1].assign(hub="digits-zoo", strategy="l2_sp", accuracy=70.0)])
+    more.attrs = found.attrs
+    shown = choosing.cases_text(more).set_index("case")
+    assert shown["L2-SP"].tolist() == ["other model", "70.0"]
+    assert shown["B-Tuning"].tolist() == ["80.0", "not run"]
+
+
 def test_a_hub_of_which_a_member_was_not_fine_tuned_is_no_case(store: ResultStore):
     frame = store.frame()
     assert choosing.strategies(frame[frame["member"] != "efficientnet_lite1"]).empty
@@ -176,7 +189,8 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
     assert text["EfficientNet-Lite0"].tolist() == ["✓", "✓"] and text["LogME's"].tolist() == ["", "✓"]
     beside = rankings.taught_text(store.frame(), "efficientnet_lite0")
     assert beside["accuracy (%)"].tolist() == ["81.0 ± 1.0", "not run", "71.0 ± 1.0"]
-    assert len(rankfigures.triples(table).axes[0].patches) == 2
+    (dots,) = [c for c in rankfigures.triples(table).axes[0].collections if len(c.get_offsets()) == 2]
+    assert dots.get_offsets()[:, 0].tolist() == table["mean"].tolist()
 
 
 def test_the_choice_of_logme_has_one_number_whichever_way_it_was_asked_for(store: ResultStore):
@@ -223,6 +237,8 @@ def test_the_gain_over_fine_tuning_is_paired_over_the_seeds_that_both_have(store
     assert found.loc["bss", ["gain", "seeds"]].tolist() == [2, 3]
     assert found.loc["bss", "gain_std"] == pytest.approx(2**0.5)
     assert found.loc["finetune", "gain"] == 0
+    text = rankings.fractions_text(found.reset_index(), {"finetune": "Fine-tuning", "bss": "BSS"}, [0.15])
+    assert text["15%"].tolist() == ["41.5 ± 2.1 (2 seeds)", "62.0 ± 32.1"], "fewer seeds than others are said"
     assert rankings.fractions([r for r in records if r.spec.method == "bss"])["gain"].isna().all()
 
 

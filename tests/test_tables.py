@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import reference, tables
+from zoolib import deviations, reference, tables
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.results import Result, ResultStore
@@ -50,7 +51,7 @@ def test_the_paper_stands_beside_ours_and_what_is_missing_says_so(store: ResultS
     frame = store.frame(dataset="cifar100")
     text = tables.text(tables.compare(frame, reference.beside("cifar100", "imagenet-lite")))
     assert text.loc["Hub-Pathway"].tolist() == ["89.0 ± 1.0", "3", "recomputed here", "89.01 ± 0.06"]
-    assert text.loc["From scratch", "paper (%)"] == "not in the paper"
+    assert text.loc["From scratch", "paper (%)"] == "not in the paper's table"
     assert text.loc["Fine-tuning, EfficientNet-Lite1", "here (%)"] == "83.0 ± 1.0"
     assert text.loc["Fine-tuning, Swin-T"].tolist() == ["not run", "", "", "84.37 ± 0.12"]
     assert text.loc["Distillation", "here (%)"] == "not run"
@@ -84,7 +85,7 @@ def test_random_members_do_not_stand_beside_the_pretrained_ones_of_the_paper(tmp
     store = ResultStore(tmp_path)
     specs = synthetic.fill(store, "cars", "resnet50-random")
     text = tables.text(tables.compare(store.frame(specs), reference.beside("cars", "resnet50-random"), specs=specs))
-    assert text.loc["Fine-tuning, MoCo (random)", "paper (%)"] == "not in the paper"
+    assert text.loc["Fine-tuning, MoCo (random)", "paper (%)"] == "not in the paper's table"
     assert text.loc["Fine-tuning, MoCo"].tolist() == ["not run", "", "", "85.38"]
 
 
@@ -93,10 +94,10 @@ def test_a_namesake_in_another_hub_does_not_stand_beside_the_papers_model(tmp_pa
     specs = [s for s in synthetic.fill(store, "cars", "mini-zoo", "finetune") if s.member == "moco"]
     comparison = tables.compare(store.frame(specs), reference.beside("cars", "mini-zoo"), specs=specs)
     text = tables.text(comparison)
-    assert text.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", "recomputed here", "not in the paper"]
+    assert text.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", "recomputed here", "not in the paper's table"]
     assert text.loc["Fine-tuning, MoCo (the paper's)"].tolist() == ["not run", "", "", "85.38"]
     table = tables.beside_published(comparison, published, "here")
-    assert table.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", *["not in the paper"] * 3]
+    assert table.loc["Fine-tuning, MoCo"].tolist() == ["83.0 ± 1.0", "3", *["not in the paper's table"] * 3]
     assert table.loc["Fine-tuning, MoCo (the paper's)"].tolist() == ["not run", "", "3.45", "4.75", "3.63"]
     own = [s for s in synthetic.fill(store, "cars", "resnet50-zoo", "finetune") if s.member == "moco"]
     text = tables.text(tables.compare(store.frame(own), reference.beside("cars", "resnet50-zoo"), specs=own))
@@ -111,7 +112,7 @@ def test_members_stand_beside_the_papers_where_fine_tuned_and_further_tables_ser
     synthetic.fill(store, "cars", "resnet50-zoo", names)
     text = tables.text(tables.compare(store.frame(), reference.beside("cars", "resnet50-zoo")))
     paper = text["paper (%)"]
-    assert paper["Fine-tuning, MoCo"].startswith("85.38") and paper["L2-SP, MoCo"] == "not in the paper"
+    assert paper["Fine-tuning, MoCo"].startswith("85.38") and paper["L2-SP, MoCo"] == "not in the paper's table"
     assert paper["Best single"] == "89.38" and paper["Oracle"] == "94.86"  # table 5
     assert paper["Hub-Pathway with random paths"] == "90.61"  # table 4
     assert not text.index.str.contains("xplore|xploit").any(), "not run and in no table 1: no row"
@@ -215,7 +216,7 @@ def test_methods_without_any_number_are_a_sentence_and_no_rows(tmp_path: Path):
     store.save(Result(specs[0], {"test": {"top1_accuracy": 60.0}}))
     comparison = tables.compare(store.frame(specs), reference.beside("cars", "imagenet-lite"), specs=specs)
     shown, rest = tables.with_numbers(comparison)
-    assert rest == "Neither run nor in the paper: FE; CED."
+    assert rest == "Neither run nor in the paper's table: FE; CED."
     text = tables.text(shown)
     assert text.loc["From scratch", "here (%)"] == "60.0" and text.loc["Ensemble", "here (%)"] == "not run"
     assert not {"FE", "CED"} & set(text.index) and len(text) == len(comparison) - 2
@@ -224,7 +225,28 @@ def test_methods_without_any_number_are_a_sentence_and_no_rows(tmp_path: Path):
 
 def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
     table = tables.deviations(store.records(dataset="digits"))
-    assert table.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}
+    own = table[~table["deviation"].str.contains("held out|Nesterov")]
+    assert own.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}
+
+
+def test_records_of_earlier_code_are_completed_by_what_their_settings_say_and_landmarks_have_no_temperature():
+    (spec,) = grid("cls", "digits", "digits-zoo", ["hub_pathway"], "mini", 1)
+    told = deviations.mended(spec, ["the generator is small"])
+    share = f"{spec.settings.val_fraction:.0%} of each class's training images"
+    assert told == [f"{share} are held out to choose by; the papers train on all of them",
+                    deviations.OPTIMISER, "the generator is small"]  # fmt: skip
+    assert deviations.mended(spec, told) == told, "what is said is not said twice"
+    brought = [deviations.held_out("cls", 0.1, 6), deviations.OPTIMISER]
+    assert deviations.mended(spec, brought) == brought, "nor contradicted"
+    adam = dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, optimiser="adam"))
+    assert deviations.OPTIMISER not in deviations.mended(adam, [])
+    old = "temperature 4 and equal weights of both losses; the papers state neither"
+    (faces,) = grid("landmarks", "faces-rendered", "mini-zoo", ["distill"], "mini", 1)
+    (images,) = grid("cls", "digits", "digits-zoo", ["distill"], "mini", 1)
+    assert deviations.mended(images, [old])[1] == old
+    assert deviations.mended(faces, [old])[1].startswith("squared error to the teachers' mean heatmaps, equal weights")
+    (ranked,) = grid("cls", "digits", "imagenet-lite", ["rank"], "mini", 1, members=["efficientnet_lite0"])
+    assert deviations.mended(ranked, []) == [], "a ranking trains on nothing"
 
 
 @pytest.mark.parametrize(("count", "rows"), [(2, 2), (3, 1)])
@@ -233,8 +255,8 @@ def test_what_every_run_says_in_its_own_way_is_one_deviation(count: int, rows: i
     for number, record in enumerate(records):
         record.deviations = [f"teachers and their weights: supervised 0.{number}", "no source says how"]
     told = tables.deviations(records)["deviation"].tolist()
-    assert len(told) == rows + 1 and told[1] == "no source says how"
-    assert told[0].endswith("0.0" if rows > 1 else "supervised 0.0 (and 2 others; each record has its own)")
+    assert len(told) == rows + 2 and "held out" in told[0] and told[2] == "no source says how"
+    assert told[1].endswith("0.0" if rows > 1 else "supervised 0.0 (and 2 others; each record has its own)")
 
 
 def test_the_summary_names_profile_seeds_commit_machine_and_date(store: ResultStore):

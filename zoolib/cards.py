@@ -196,11 +196,18 @@ def _listed(names: Sequence[str]) -> str:
 def hub_card(manifest: HubManifest) -> str:
     """One hub's page: its members, their pre-training, checksums and licences, and the methods that run on it."""
     barred = [card.title for card in METHODS.values() if card.homogeneous and not manifest.homogeneous]
+    headed = [member.title for member in manifest.members if member.source_head]
+    headless = _listed([card.title for card in METHODS.values() if card.source_head])
+    methods = "all" if not barred else f"all but {_listed(barred)}, which need one shared architecture"
+    if not headed:
+        methods += f"{' but' if not barred else ', and'} {headless}, which need a classifier of the pre-training"
+    elif len(headed) < len(manifest.members):
+        methods += f"; {headless}, which need a classifier of the pre-training, for {_listed(headed)} alone"
     facts = {
         "name": f"`{manifest.name}`",
         "members": len(manifest.members),
         "architecture": "the same for all members" if manifest.homogeneous else "differs between members",
-        "methods": "all" if not barred else f"all but {_listed(barred)}, which need one shared architecture",
+        "methods": methods,
     }
     rows = [
         (f"`{member.name}`", _architecture(member), member.pretraining, _number(member.num_features), member.input_size)
@@ -311,7 +318,8 @@ def _exceptions(name: str, profile: Profile) -> str:
 def method_table() -> str:
     """The table of methods with their options and defaults."""
     rows = [
-        (f"`{card.name}`", card.summary, "one shared architecture" if card.homogeneous else "any",
+        (f"`{card.name}`", card.summary,
+         "one shared architecture" if card.homogeneous else "members with a classifier" if card.source_head else "any",
          ", ".join(f"`{key}` = {_value(value)}" for key, value in card.options.items()) or "none")
         for card in METHODS.values()
     ]  # fmt: skip

@@ -19,7 +19,7 @@ STRATEGIES = {
     "logme": ("LogME's first, fine-tuned", "1", "1"),
     "validation": ("all fine-tuned, the best on validation images kept", "m", "1"),
     "l2_sp": ("LogME's first, with L2-SP", "1", "1"),
-    "b_tuning": ("B-Tuning with LogME's first three as teachers", "1", "1"),
+    "b_tuning": ("LogME's first, B-Tuned by its first three", "1", "1"),
     "distill": ("the ensemble distilled into one", "m + 1", "1"),
     "lite_zoo_tuning": ("Lite Zoo-Tuning", "1, with m kernels a layer", "1"),
     "model_soups": ("Model Soups", "2m", "1"),
@@ -35,14 +35,19 @@ def strategies(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: dataset, hub, profile, strategy, seed, accuracy. `random` is the mean over fine-tuned members; only a
     dataset and hub with a seed of every member is a case at all. A method that takes one member counts where it took
-    LogME's first. Methods with options count as the profile sets them.
+    LogME's first; `attrs["others"]` holds the (dataset, hub, profile, strategy) of those that were run on another one
+    alone. Methods with options count as the profile sets them.
     """
-    rows = []
+    rows, others = [], set()
     for key, group in frame.groupby(KEY, sort=False):
+        tested = group[(group["metric"] == "top1_accuracy") & (group["split"] == "test")]
+        others |= {(*key, name) for name in set(tested["method"]) & STRATEGIES.keys()}
         for name, accuracy in _of_case(group, str(key[1]), str(key[2])).items():
-            found = dict(zip(KEY, key, strict=True)) | {"strategy": name}
-            rows += [found | {"seed": seed, "accuracy": value} for seed, value in accuracy.items()]
-    return pd.DataFrame(rows, columns=[*KEY, "strategy", "seed", "accuracy"])
+            case = dict(zip(KEY, key, strict=True)) | {"strategy": name}
+            rows += [case | {"seed": seed, "accuracy": value} for seed, value in accuracy.items()]
+    found = pd.DataFrame(rows, columns=[*KEY, "strategy", "seed", "accuracy"])
+    found.attrs["others"] = others - set(found[[*KEY, "strategy"]].itertuples(index=False, name=None))
+    return found
 
 
 def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.Series[float]]:
@@ -107,7 +112,11 @@ def cases_text(found: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, hub and profile, one column a strategy: test accuracy in percent, the mean over its seeds."""
     wide = found.pivot_table(index=KEY, columns="strategy", values="accuracy", sort=False)
     wide = wide.reindex(columns=[name for name in STRATEGIES if name in wide])
-    text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}").reset_index()
+    text = wide.map(lambda value: NOT_RUN if pd.isna(value) else f"{value:.1f}")
+    for *case, name in found.attrs.get("others", ()):
+        if name in text and tuple(case) in text.index and METHODS[name].per_member:
+            text.loc[tuple(case), name] = "other model"  # it was run, and not on LogME's first
+    text = text.reset_index()
     for name in (name for name in text if name in METHODS and METHODS[name].homogeneous):
         apart = [not manifests.hub(hub).homogeneous for hub in text["hub"]]
         text.loc[apart, name] = "not possible"  # its members differ in architecture

@@ -51,7 +51,7 @@ def summary(hub: str) -> pd.DataFrame:
         steps, batch = note["settings"]["iterations"], note["settings"]["batch_size"]
         row = {"Member": member.title, "Metric on held-out images": METRICS[note["metric"]],
                "Reached": f"{note['value']:.1f}", "Trivial": f"{note['baseline']:.1f} ({note['baseline_name']})",
-               "Starts from": note["start"] or "random weights", "Steps": f"{steps:,} of {batch}",
+               "Starts from": note["start"] or "random weights", "Steps × batch": f"{steps:,} × {batch}",
                "CPU seconds": f"{note['cpu_seconds']:.0f}"}  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
@@ -63,7 +63,8 @@ def stamp(hub: str) -> str:
     commits = sorted({note["commit"][:7] + ("*" if note["dirty"] else "") for note in made})
     machines = sorted({note["machine"]["cpu"] for note in made})
     kinds = sorted({note["precision"] for note in made})
-    return f"Made at commit {', '.join(commits)} on {', '.join(machines)} in {', '.join(kinds)}; seed 0."
+    mark = " (* with local changes)" if any(commit.endswith("*") for commit in commits) else ""
+    return f"Made at commit {', '.join(commits)}{mark} on {', '.join(machines)} in {', '.join(kinds)}; seed 0."
 
 
 @styled

@@ -80,6 +80,7 @@ def fragment(store: ResultStore, most: int = 40) -> str:
     parts = [
         f'<p class="zl-result">{html.escape(where)}: {_scores(records, spec.options)}.',
         f"Claims of the papers in profile {spec.profile}: {claims.headline(found)}.</p>",
+        f"<p>Below, a sample of the test images of Hub-Pathway's run with seed {spec.seed}.</p>",
         standalone(widgets.explorer(first, titles, most)),
     ]
     return "\n".join(parts)

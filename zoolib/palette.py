@@ -2,7 +2,7 @@
 
 No torch. The colours are those of Okabe and Ito for families of methods, and of Paul Tol's muted scheme for members of
 hubs; both stay apart under the common colour blindness. Methods of one family have shades of one colour, and markers
-that differ.
+that differ; the regularised fine-tunings, which stand in one figure, have a colour each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FAMILY_COLOURS = {
     "hub_pathway": "#009E73",
 }
 _RELATIVES = {
-    "finetune": ("best_single", "l2_sp", "ewc", "delta", "lwf", "bss", "co_tuning", "bi_tuning"),
+    "finetune": ("best_single",),
     "ensemble": ("ensemble_top_k", "ensemble_joint"),
     "oracle": ("rank",),
     "distill": ("knowledge_flow", "ced", "ced_finetuned", "feature_distillation"),
@@ -48,6 +48,16 @@ _RELATIVES = {
         "hub_pathway_no_exploit",
         "hub_pathway_task_level",
     ),
+}
+#: of Tol's scheme, those furthest from the blue of plain fine-tuning
+_REGULARISED = {
+    "l2_sp": "#332288",
+    "ewc": "#117733",
+    "delta": "#882255",
+    "lwf": "#44AA99",
+    "bss": "#999933",
+    "co_tuning": "#CC6677",
+    "bi_tuning": "#AA4499",
 }
 _OTHER = "#6b6b6b"  # methods that the project does not know
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
@@ -121,7 +131,8 @@ def _families() -> dict[str, tuple[str, str]]:
     for head, colour in FAMILY_COLOURS.items():
         names = (head, *_RELATIVES.get(head, ()))
         looks |= dict(zip(names, zip(shades(colour, len(names)), _MARKERS, strict=False), strict=True))
-    return looks
+    own = zip(_REGULARISED.values(), _MARKERS[1:], strict=False)  # the first marker is plain fine-tuning's
+    return looks | dict(zip(_REGULARISED, own, strict=True))
 
 
 _LOOKS = _families()

@@ -2,10 +2,10 @@
 
 Seeds of one dataset and hub share their images and models, so they are one case, whose effect is their mean.
 A side of a comparison is `{method, member, options}`: `member` is "best" (of the best mean test value: who beats every
-member beats that one), "chosen" (by mean validation value), "mean" (over members) or "" for methods of the whole hub;
-`options` are those that differ from the profile's own. Hubs with random weights are left out unless a query says
-`random_hubs`. A query that says `games` asks the runs of games instead, those of the papers' full length alone, and
-counts scores in percent of a human's.
+member beats that one), "chosen" (by mean validation value), "mean" or "median" (over members) or "" for methods of the
+whole hub; `options` are those that differ from the profile's own. Hubs with random weights are left out unless a query
+says `random_hubs`. A query that says `games` asks the runs of games instead, those of the papers' full length alone,
+and counts scores in percent of a human's.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _side(records: Records, side: Side, metric: str, lower: bool, **hubs: Any) -
         members = frame.groupby(["dataset", "hub", "member"])[by].mean().reset_index()
         best = members.loc[members.groupby(["dataset", "hub"])[by].agg("idxmin" if lower else "idxmax")]
         frame = frame.merge(best[["dataset", "hub", "member"]], on=["dataset", "hub", "member"])
-    means = frame.groupby(["dataset", "hub", "seed"])["value"].mean().reset_index()
+    typical = "median" if side.get("member") == "median" else "mean"
+    means = frame.groupby(["dataset", "hub", "seed"])["value"].agg(typical).reset_index()
     return {(str(d), str(h), int(s)): float(v) for d, h, s, v in means.itertuples(index=False)}
 
 

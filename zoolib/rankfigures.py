@@ -169,15 +169,17 @@ def label_fractions(found: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
 
 @styled
 def triples(table: pd.DataFrame) -> Figure:
-    """Accuracy of every set of teachers in order, LogME's own choice marked.
+    """Accuracy of every set of teachers in order, with bars of one standard deviation; LogME's own choice is marked.
 
     `table` is that of `rankings.triple_table`. Raises ZoolibError when it is empty.
     """
     _some(table, "run with teachers")
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.3 * len(table)), layout="constrained")
     axes = figure.subplots()
-    colours = [method_colour("b_tuning") if chosen else "0.75" for chosen in table["chosen"]]
-    axes.barh(range(len(table)), table["mean"], xerr=table["std"].fillna(0), color=colours, height=0.65)
+    colours = [method_colour("b_tuning") if chosen else "0.55" for chosen in table["chosen"]]
+    # Dots: the axis need not start at 0, where no set is anywhere near.
+    axes.errorbar(table["mean"], range(len(table)), xerr=table["std"].fillna(0), fmt="none", ecolor=colours, lw=1.2)
+    axes.scatter(table["mean"], range(len(table)), c=colours, s=28, zorder=3)
     names = [
         ", ".join(names) + (" (LogME's)" if chosen else "")
         for names, chosen in zip(table["teachers"], table["chosen"], strict=True)
@@ -185,7 +187,6 @@ def triples(table: pd.DataFrame) -> Figure:
     axes.set_yticks(range(len(table)), names)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    low = table["mean"].min() - table["std"].fillna(0).max()
-    axes.set_xlim(max(0, low - 0.3 * (table["mean"].max() - low) - 1), None)
+    axes.grid(axis="x", color="0.92")
     axes.set_xlabel("Test accuracy (%)")
     return figure

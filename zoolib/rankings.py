@@ -297,13 +297,23 @@ def fractions(records: Sequence[Result]) -> pd.DataFrame:
     ).reset_index()  # fmt: skip
 
 
+def _cell(row: pd.Series[Any], most: int) -> str:
+    seeds = int(row["seeds"])
+    fewer = f" ({seeds} seed{'s' if seeds > 1 else ''})" if seeds < most else ""
+    return plus_minus(row["mean"], row["std"]) + fewer
+
+
 def fractions_text(found: pd.DataFrame, methods: Mapping[str, str], shares: Sequence[float]) -> pd.DataFrame:
-    """One row a method by its title, one column a share of the labels: `mean ± std`, or what stands for no run."""
+    """One row a method by its title, one column a share of the labels: `mean ± std`, or what stands for no run.
+
+    A cell of fewer seeds than others of its share says how many.
+    """
     rows = {}
+    most = found.groupby("fraction")["seeds"].max()
     for method, words in methods.items():
         cells = {}
         for share in shares:
             here = found[(found["method"] == method) & (found["fraction"] == share)]
-            cells[f"{share:.0%}"] = plus_minus(*here.iloc[0][["mean", "std"]]) if len(here) else NOT_RUN
+            cells[f"{share:.0%}"] = _cell(here.iloc[0], int(most[share])) if len(here) else NOT_RUN
         rows[words] = cells
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("accuracy (%) by share of labels")

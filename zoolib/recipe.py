@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoolib.checkpoints import StateDict
 from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
+from zoolib.deviations import held_out
 from zoolib.files import atomic
 from zoolib.hub import Hub, HubModel
 from zoolib.layers.adaagg import AdaAggConv2d
@@ -108,11 +109,8 @@ class Context:
 
     def deviations(self, *own: str) -> list[str]:
         """What every run that trains, or uses runs that did, does otherwise than the papers, and a recipe's own."""
-        of_what = "each class's training images" if self.spec.task == "cls" else "the training faces"
-        held = f"{self.spec.settings.val_fraction:.0%} of {of_what}"
-        if self.data.brings_validation:
-            held = f"the dataset's own {len(self.data.rows['val'])} validation images"
-        return [f"{held} are held out to choose by; the papers train on all of them", *own]
+        brought = len(self.data.rows["val"]) if self.data.brings_validation else 0
+        return [held_out(self.spec.task, self.spec.settings.val_fraction, brought), *own]
 
     def place(self, module: nn.Module) -> None:
         """Move a module to the run's device and memory layout."""

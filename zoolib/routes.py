@@ -289,9 +289,9 @@ def sample_sheet(
 def hub_over_training(curves: Mapping[str, pd.DataFrame], titles: Mapping[str, str] | None = None) -> Figure:
     """Entropy of the mean pathway weights, and each member's load, over training: one column of panels a variant.
 
-    `curves` names variants (such as "λ = 0.3" and "λ = 0"); seeds are averaged. A hub has collapsed when one load is
-    near 1 while the others are near 0; the dashed line is the entropy of equal use, log m. Raises ZoolibError for
-    curves that recorded no load.
+    `curves` names variants (such as "λ = 0.3" and "λ = 0"); seeds are averaged. A hub has collapsed when k loads
+    are near 1 while the others are near 0, or the entropy is near 0; the dashed line is the entropy of equal use,
+    log m. Raises ZoolibError for curves that recorded no load.
     """
     loads = {name: _terms(frame, "load:") for name, frame in curves.items()}
     if not loads or any(frame.empty for frame in loads.values()):

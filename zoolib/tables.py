@@ -10,13 +10,14 @@ import pandas as pd
 
 from zoolib import reference
 from zoolib.data import manifests
+from zoolib.deviations import mended
 from zoolib.grid import usual_options
 from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
 from zoolib.results import RECOMPUTED, Result
 from zoolib.spec import RunSpec, Settings, ZoolibError
 
-NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper"
+NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper's table"
 _UNITS = {"top1_accuracy": "%", "nme": "NME, %"}
 _DIGITS = {"nme": 2}  # of our own numbers; 1 for the others
 _COSTS = {  # metric -> heading, digits
@@ -165,7 +166,7 @@ def with_numbers(table: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """A comparison's rows that have a number, here or in the paper, and a sentence that names the others."""
     empty = (table["seeds"] == 0) & table["paper"].isna()
     names = "; ".join(table["title"][empty])
-    return table[~empty], f"Neither run nor in the paper: {names}." if names else ""
+    return table[~empty], f"Neither run nor in the paper's table: {names}." if names else ""
 
 
 def text(table: pd.DataFrame) -> pd.DataFrame:
@@ -270,7 +271,7 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
         pairs = [
             (f.name, getattr(spec.settings, f.name), getattr(theirs, f.name))
             for f in fields(Settings)
-            if f.name != "eval_every"
+            if f.name != "eval_every" and (f.name != "crop_scale" or spec.settings.crop == "resized")
         ]
         defaults = usual_options(spec.method, paper, spec.task)
         pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]
@@ -297,20 +298,23 @@ def _words(setting: str, value: Any) -> str:
 def deviations(records: Sequence[Result]) -> pd.DataFrame:
     """The deviations from the papers that the runs recorded themselves, with their reasons: methods, deviation.
 
+    Older records are completed (see `zoolib.deviations`).
+
     What more than two runs say each in another way, such as the weights of their teachers, is one row with one of them.
     """
     topics: dict[str, dict[str, None]] = {}
-    for result in records:
-        for sentence in result.deviations:
+    told = [(result.spec.method, mended(result.spec, result.deviations)) for result in records]
+    for _, sentences in told:
+        for sentence in sentences:
             topics.setdefault(sentence.partition(": ")[0], {})[sentence] = None
     found: dict[str, list[str]] = {}
-    for result in records:
-        for sentence in result.deviations:
+    for method, sentences in told:
+        for sentence in sentences:
             ways = list(topics[sentence.partition(": ")[0]])
             if len(ways) > 2:
                 sentence = f"{ways[0]} (and {len(ways) - 1} others; each record has its own)"
             names = found.setdefault(sentence, [])
-            name = title(result.spec.method)
+            name = title(method)
             names += [name] if name not in names else []
     rows = [(", ".join(names), sentence) for sentence, names in found.items()]
     return pd.DataFrame(rows, columns=["methods", "deviation"]).set_index("methods")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoolib import losses
+from zoolib.deviations import OPTIMISER
 from zoolib.hub import HubModel
 from zoolib.layers.pathway import PathwayGenerator, RandomPathway, TaskPathway, dispatch, top_k_mask
 from zoolib.method import Method, Output
@@ -88,7 +89,7 @@ class HubPathway(Method):
         """Of weights (N, m): entropy of their mean (eq. 4, in nats), and mean weight and load of each member.
 
         The load is the share of images whose route the member is on; the loads add up to k. A hub has collapsed when
-        one load is near 1 and the others are near 0.
+        k loads are near 1 and the others near 0, or the entropy is near 0.
         """
         weights = aux["weight"].float()
         mean, load = weights.mean(0), top_k_mask(weights, self.top_k).float().mean(0)
@@ -117,7 +118,6 @@ class HubPathway(Method):
 
 
 _START = "the aggregator starts as the sum of the weighted logits; the paper does not say how it starts"
-_OPTIMISER = "momentum is Nesterov's and weight decay 5e-4, as in Zoo-Tuning's code; the paper names neither"
 
 
 def hub_pathway(ctx: Context) -> Outcome:
@@ -162,5 +162,5 @@ def _learned(ctx: Context, **options: Any) -> Outcome:
 def _fit(ctx: Context, generator: nn.Module, deviations: list[str], **options: Any) -> Outcome:
     method = HubPathway(ctx.hub.models(), ctx.task, generator, ctx.spec.option("top_k"), **options)
     if ctx.spec.settings.optimiser == "sgd":
-        deviations = [_OPTIMISER, *deviations]
+        deviations = [OPTIMISER, *deviations]
     return ctx.fit(method, [_START, *deviations])

@@ -1,0 +1,37 @@
+"""What runs do otherwise than the papers, in sentences that more than one module says. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zoolib.methods import METHODS
+from zoolib.spec import RunSpec
+
+#: of Hub-Pathway and its variants, where the optimiser is SGD
+OPTIMISER = "momentum is Nesterov's and weight decay 5e-4, as in Zoo-Tuning's code; the paper names neither"
+_HELD_OUT = "are held out to choose by; the papers train on all of them"
+_TEMPERATURE = "temperature 4 and equal weights of both losses; the papers state neither"
+_HEATMAPS = "squared error to the teachers' mean heatmaps, equal weights of both losses; the papers state neither"
+
+
+def held_out(task: str, share: float, own: int = 0) -> str:
+    """That a share of the training images is kept to choose by, or `own` validation images that the data bring."""
+    of_what = "each class's training images" if task == "cls" else "the training faces"
+    what = f"the dataset's own {own} validation images" if own else f"{share:.0%} of {of_what}"
+    return f"{what} {_HELD_OUT}"
+
+
+def mended(spec: RunSpec, recorded: Sequence[str]) -> list[str]:
+    """A run's recorded deviations, with what records of earlier code leave out or say wrongly.
+
+    Those do not say that images were held out, nor how Hub-Pathway's momentum is set, though their settings do; and
+    distillation of landmarks, which has no temperature, named one.
+    """
+    told = [_HEATMAPS if spec.task == "landmarks" and text == _TEMPERATURE else text for text in recorded]
+    settings, trains = spec.settings, spec.task in ("cls", "landmarks") and spec.method != "rank"
+    if spec.method.startswith("hub_pathway") and trains and settings.optimiser == "sgd" and OPTIMISER not in told:
+        plain = settings.momentum == 0.9 and settings.nesterov and settings.weight_decay == 5e-4
+        told = [OPTIMISER, *told] if plain else told
+    if trains and spec.method in METHODS and not any(text.endswith(_HELD_OUT) for text in told):
+        told = [held_out(spec.task, settings.val_fraction), *told]
+    return told
