@@ -16,7 +16,7 @@ import torch
 
 from zoolib import experiment, notebooks, recipe, runtime, workflow
 from zoolib.__main__ import main
-from zoolib.data import manifests
+from zoolib.data import loaders, manifests
 from zoolib.files import locked
 from zoolib.grid import grid, needed
 from zoolib.methods import METHODS
@@ -112,7 +112,9 @@ def test_methods_that_start_from_fine_tuned_weights_find_them_and_give_the_same_
 def test_fine_tuned_features_differ_from_pretrained_ones_and_kept_weights_are_those_of_the_run(store):
     plain, tuned = (experiment.run(smoke(name)[0], store) for name in ("fe", "fe_finetuned"))
     assert not plain.samples["confidence"].equals(tuned.samples["confidence"])
-    kept = recipe.load_weights(experiment.work_dir(smoke("finetune")[0]), runtime.code_fingerprint())
+    spec = smoke("finetune")[0]
+    data = loaders.load(manifests.dataset(spec.dataset), spec.settings)
+    kept = recipe.load_weights(experiment.work_dir(spec), recipe.origin_of(data.sha256, None))
     assert {name.split(".")[0] for name in kept} == {"backbone", "head"}
     assert recipe.load_weights(experiment.work_dir(smoke("finetune")[0]), "other code") is None
 
@@ -418,6 +420,20 @@ def test_a_full_disk_is_one_line_wherever_it_is_met():
         Path("/nowhere/at/all").read_text()
     with pytest.raises(RuntimeError, match="shapes"), experiment._enough_room():
         raise RuntimeError("shapes do not fit")
+
+
+def test_logits_and_weights_of_other_data_or_another_hub_are_not_handed_on(store, tmp_path, monkeypatch):
+    spec = smoke("finetune")[0]
+    experiment.run(spec, store)
+    embedded = loaders.load(manifests.dataset(spec.dataset), spec.settings).sha256
+    work, here = experiment.work_dir(spec), recipe.origin_of(embedded, None)
+    assert recipe.load_logits(work, here) is not None and recipe.has_weights(work, here)
+    for other in (recipe.origin_of("f" * 64, None), recipe.origin_of(embedded, "e" * 64)):
+        assert recipe.load_logits(work, other) is None and not recipe.has_weights(work, other)
+    recipe.save_logits(work, {"test": np.zeros((20, 3), np.float32)}, recipe.origin_of("f" * 64, None))
+    handed = experiment._finished(spec, store, None, embedded, smoke("ensemble")[0])
+    assert len(handed.logits) == 4, "computed again, as those of other data do not count"
+    assert recipe.load_logits(work, here) is not None
 
 
 def test_logits_that_were_cut_are_computed_again(tmp_path):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image
 
 from zoolib import experiment
@@ -93,6 +95,117 @@ def test_a_csv_and_a_parquet_keep_the_split_and_order_classes_that_are_numbers_b
             files = {row["image"]["path"] for row in (table(made.folder, "train")[i] for i in data.rows[split])}
             wanted = {f"files/x/{i}.png" if path == "list.csv" else f"list/{i}" for i in rows}
             assert files == wanted, "those of the column, whatever the settings' share"
+
+
+def hand_made(place: Path, name: str, levels: list[int], test: list[int], **manifest: object) -> None:
+    """A dataset written by hand, with a manifest beside it; classes alternate."""
+    folder = place / "DATA" / name
+    folder.mkdir(exist_ok=True)
+    fields = {"name": name, "title": name, "task": "cls", "source": "canonical", "description": "d", "num_classes": 2,
+              "sizes": {"train": 9, "test": 9}, "protocol": "p", "flip": True, "licence": "l", "citation": "c",
+              "homepage": "h"}  # fmt: skip
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(fields | manifest))
+    for split, images in (("train", levels), ("test", test)):
+        columns = {"image": [{"bytes": png(i), "path": str(i)} for i in images], "label": [0, 1] * (len(images) // 2)}
+        file = pa.table(columns).replace_schema_metadata({"classes": json.dumps(["a", "b"])})
+        pq.write_table(file, folder / f"{split}.parquet")
+
+
+def test_what_a_dataset_is_kept_apart_from_is_part_of_its_checksum_and_is_read_again(place: Path):
+    hand_made(place, "other", [0, 1, 60, 61], [90, 91])
+    hand_made(place, "mine", [*range(8)], [80, 81], apart_from="other")
+    seen = {}
+    for hidden in (0, 2):
+        hand_made(place, "other", [hidden, hidden + 1, 60, 61], [90, 91])
+        data = loaders.load(manifests.dataset("mine"), SETTINGS)
+        levels = {png(i): i for i in range(8)}
+        left = [i for i in range(8) if i not in (hidden, hidden + 1)]
+        wanted = {np.asarray(Image.open(io.BytesIO(content))).tobytes() for content, i in levels.items() if i in left}
+        assert {image.tobytes() for image in data.train.pixels} == wanted
+        assert data.sha256 == manifests.data_sha256(manifests.dataset("mine"))
+        seen[data.sha256] = hidden
+    assert len(seen) == 2
+    hand_made(place, "other", [*range(8)], [90, 91])
+    with pytest.raises(ZoolibError, match="other has every image of this dataset"):
+        loaders.load(manifests.dataset("mine"), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("validation", [0, 1] * 4, "the column validation is of type int64; write it as bool"),
+        ("validation", ["yes", "no"] * 4, "the column validation is of type string; write it as bool"),
+        ("validation", [True] * 8, "every training image is one of the data's validation images"),
+        ("label", [0.0, 0.7] * 4, "labels are of type double; write them as int64"),
+        ("label", ["a", "b"] * 4, "labels are of type string; write them as int64"),
+    ],
+)
+def test_columns_of_hand_made_files_are_checked(place: Path, column: str, values: list[object], message: str):
+    hand_made(place, "mine", [*range(8)], [80, 81])
+    file = place / "DATA/mine/train.parquet"
+    content = pq.read_table(file).to_pydict() | {column: values}
+    image = pa.array(content.pop("image"), pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    pq.write_table(pa.table({"image": image, **content}), file)
+    with pytest.raises(ZoolibError, match=message):
+        loaders.load(manifests.dataset("mine"), SETTINGS)
+
+
+def test_an_import_takes_linked_folders_and_says_what_it_left_and_of_which_split_classes_lack_images(
+    place: Path, capsys: pytest.CaptureFixture[str]
+):
+    fill(place / "elsewhere", bee=range(20, 26))
+    for part, levels in (("train", range(4)), ("val", range(4, 6)), ("test", range(6, 8))):
+        fill(place / "photos" / part, ant=levels)
+        if part != "val":
+            (place / "photos" / part / "bee").symlink_to(place / "elsewhere/bee")
+    (place / "photos/train/ant/9.heic").write_bytes(b"x")
+    assert main(["import", str(place / "photos"), "--name", "linked"]) == 0
+    said = capsys.readouterr().out
+    assert "linked: 2 classes, 10 train, 2 val, 8 test" in said
+    assert "1 classes have no val image, such as 'bee'" in said
+    assert "1 files are no images by their endings and were not taken, such as '9.heic'" in said
+
+
+def test_an_import_of_earlier_code_that_left_validation_images_aside_is_made_again(place: Path):
+    for part, levels in (("train", range(4)), ("val", range(4, 6)), ("test", range(6, 8))):
+        fill(place / "photos" / part, ant=levels, bee=[level + 50 for level in levels])
+    (place / "garden.yaml").write_text("name: garden\npath: photos\n")
+    assert importing.ensure(str(place / "garden.yaml")) == "garden"
+    note = place / "DATA/garden/imported.json"
+    kept = note.read_text()
+    for old in ({}, {"format": 1}):
+        content = {name: value for name, value in json.loads(kept).items() if name != "format"}
+        note.write_text(json.dumps(content | old))
+        importing.ensure(str(place / "garden.yaml"))
+        assert note.read_text() == kept
+
+
+def test_names_on_the_command_line_are_checked_beside_a_file_too(place: Path, capsys: pytest.CaptureFixture[str]):
+    fill(place / "photos", ant=range(5), bee=range(20, 25))
+    (place / "garden.yaml").write_text("name: garden\npath: photos\n")
+    for wrong in (["--name", "My Garden"], ["--name", "../out"], ["--licence", ""]):
+        assert main(["import", str(place / "garden.yaml"), *wrong]) == 1
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and wrong[0][2:] in error
+    assert not list((place / "DATA").iterdir())
+
+
+def test_what_a_killed_import_left_is_put_back_or_swept_away(place: Path):
+    fill(place / "photos", ant=range(5), bee=range(20, 25))
+    folder = importing.import_data(OwnData(name="one", path=str(place / "photos"))).folder
+    (folder / "mark").write_text("first")
+    folder.rename(place / "DATA/.one.0123abcd.before")  # killed between the two renames
+    (place / "DATA/.one.4567abcd.partial").mkdir()
+    (place / "DATA/.other.4567abcd.partial").mkdir()
+    importing._sweep(place / "DATA", folder)
+    assert (folder / "mark").read_text() == "first"
+    assert sorted(path.name for path in (place / "DATA").iterdir() if path.is_dir()) == [
+        ".other.4567abcd.partial",
+        "one",
+    ]
+    (place / "DATA/.one.0123abcd.before").mkdir()
+    importing._sweep(place / "DATA", folder)
+    assert (folder / "mark").is_file() and not (place / "DATA/.one.0123abcd.before").exists()
 
 
 def test_a_record_says_that_it_chose_by_the_validation_images_of_the_data(place: Path):

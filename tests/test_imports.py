@@ -135,6 +135,7 @@ READABLE = {
 }
 READABLE |= {"data", "", "data.manifests", "data.schema", "transferability", "evidence", "complexity", "nme"}
 READABLE |= {
+    "data.pictures",
     "data.faces",
     "data.portraits",
     "data.embedded",

@@ -80,6 +80,24 @@ def test_folders_train_val_and_test_above_the_classes_are_the_split(photos: Path
         own.folder(tmp_path, SETTINGS)
 
 
+def test_an_image_of_two_classes_is_not_tested_and_copies_across_given_splits_are_said(photos: Path, tmp_path: Path):
+    shutil.copytree(photos, tmp_path / "photos")
+    for number in range(6):
+        shutil.copy(photos / "dark" / f"{number}.png", tmp_path / "photos/bright" / f"dark{number}.png")
+    data = own.folder(tmp_path / "photos", SETTINGS)
+    tested, trained = ({image.tobytes() for image in part.pixels} for part in (data.test, data.train))
+    assert not tested & trained and len(tested) == len(data.test.labels)
+    for part, numbers in {"train": range(8), "test": range(7, 12)}.items():
+        for name in ("bright", "dark"):
+            (tmp_path / "split" / part / name).mkdir(parents=True)
+            for i in numbers:
+                shutil.copy(photos / name / f"{i}.png", tmp_path / "split" / part / name)
+    (tmp_path / "split/__MACOSX").mkdir()
+    given = own.folder(tmp_path / "split", SETTINGS)
+    assert given.train.classes == ["bright", "dark"]
+    assert any("2 images occur in more than one split" in note for note in given.manifest.differences)
+
+
 def test_a_folder_keeps_copies_together_and_two_images_of_a_class_to_train_on(photos: Path, tmp_path: Path):
     shutil.copytree(photos, tmp_path / "photos")
     for number, file in enumerate(sorted((tmp_path / "photos/dark").iterdir())):

@@ -208,6 +208,17 @@ def test_the_value_of_teachers_is_read_back_from_the_options_in_words():
         assert rankings.teachers_of(words) == value
 
 
+def test_a_ranking_without_any_bounded_logme_is_dashes_and_teachers_wait_for_every_score(store: ResultStore):
+    frame = store.frame()
+    ranking = rankings.table(frame)
+    text = rankings.text(ranking.assign(logme=np.nan))
+    assert text["LogME"].tolist() == ["—"] * 3
+    unbounded = frame.assign(value=frame["value"].mask(frame["metric"] == "logme"))
+    assert "logme" not in set(choosing.strategies(unbounded)["strategy"])
+    with_teachers(store, "2", 71.0)
+    assert rankings.triple_table(store.frame(), ranking[:2]).empty, "a member without a score may be among the first"
+
+
 def test_shares_of_the_labels_make_a_table_and_a_figure(store: ResultStore):
     for share, value in ((0.15, 40.0), (0.5, 60.0)):
         for spec in grid(

@@ -231,12 +231,10 @@ def test_half_a_run_of_other_code_or_data_is_set_aside_but_one_that_names_neithe
         capsys.readouterr()
         assert start(**origin) == 0
         said = capsys.readouterr().err
-        assert said.count("\n") == 1 and "20 steps of other code or data; kept as checkpoint.pt.old" in said
+        assert said.count("\n") == 1 and "20 steps of other code or data; kept as checkpoint.pt." in said
         assert not any(path.exists() for path in files)
-        for path, content in zip(files, whole, strict=True):
-            old = path.with_name(f"{path.name}.old")
-            assert old.read_bytes() == content
-            old.replace(path)  # by hand, for the code that it is of
+        assert start(code="a", data="b") == 20, "the run of that code and data goes on"
+        assert [path.read_bytes() for path in files] == whole and len(list(tmp_path.iterdir())) == 2
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     torch.save({name: value for name, value in state.items() if name != "origin"}, tmp_path / "checkpoint.pt")
     assert start(code="other", data="b") == 20
@@ -248,9 +246,14 @@ def test_what_was_set_aside_outlasts_the_new_runs_checkpoints_and_goes_with_them
         train(tmp_path, 25, code="a")
     with pytest.raises(Killed):
         train(tmp_path, 45, code="b")
-    done = {path.name: torch.load(path, weights_only=True)["done"] for path in tmp_path.glob("checkpoint.pt*")}
-    assert done == {"checkpoint.pt": 40, "checkpoint.pt.old": 20}
-    assert (tmp_path / "frames.log.old").stat().st_size == 20 * 84 * 84
+    done = {path.suffix: torch.load(path, weights_only=True)["done"] for path in tmp_path.glob("checkpoint.pt*")}
+    assert done == {".pt": 40, ".old": 20}
+    (log,) = tmp_path.glob("frames.log.*.old")
+    assert log.stat().st_size == 20 * 84 * 84
+    with pytest.raises(Killed):
+        train(tmp_path, 65, code="a")
+    done = {path.suffix: torch.load(path, weights_only=True)["done"] for path in tmp_path.glob("checkpoint.pt*")}
+    assert done == {".pt": 60, ".old": 40}, "forth and back, neither is lost"
     loop.Checkpoint(tmp_path).remove()
     assert not list(tmp_path.iterdir())
 

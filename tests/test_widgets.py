@@ -99,6 +99,21 @@ def test_an_uploaded_image_runs_the_real_model_and_is_shown(result: Result):
     assert widget.entropy[-1] == pytest.approx(-(0.5 * np.log(0.5) + 0.5 * np.log(0.25)))
     sent(widget, upload={"name": "notes.txt", "content": base64.b64encode(b"no image").decode()})
     assert "notes.txt is not a readable image" in widget.message and len(widget.labels) == 21
+    turned = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    Image.new("RGB", (10, 6)).save(turned, "JPEG", exif=exif)
+    sent(widget, upload={"name": "turned.jpg", "content": base64.b64encode(turned.getvalue()).decode()})
+    assert seen[-1] == (10, 6, 3) and widget.message == "", "as training images are"
+    sent(widget, upload={"name": "nothing.png", "content": None})
+    assert "nothing.png is not a readable image" in widget.message
+
+    def fail(image: np.ndarray) -> dict[str, Any]:
+        raise ZoolibError("no room for this image")
+
+    widget.attach(fail)
+    sent(widget, upload={"name": "other.png", "content": png()})
+    assert widget.message == "no room for this image"
 
 
 def test_the_gate_explorer_has_the_means_of_all_samples(tmp_path: Path):

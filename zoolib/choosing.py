@@ -64,7 +64,7 @@ def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.S
     found = {"random": test.mean(axis=1)}
     found["validation"] = pd.Series(test.to_numpy()[np.arange(len(seeds)), kept], index=seeds)
     scores = group[(group["method"] == "rank") & (group["metric"] == "logme")].set_index("member")["value"]
-    first = str(scores.idxmax()) if len(scores) == len(names) else ""
+    first = str(scores.idxmax()) if len(scores) == len(names) and scores.notna().any() else ""
     if first:
         found["logme"] = test[first]
     others = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]

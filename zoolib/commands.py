@@ -64,11 +64,11 @@ def import_own(args: argparse.Namespace) -> None:
         own = manifests.own_data(path)
         if own is None:
             raise ZoolibError(f"{path}: it names no path of images; add one")
-        done = import_data(own.model_copy(update=changes), root, path.parent)
+        done = import_data(manifests.parse(own.model_dump() | changes), root, path.parent)
     else:
         done = import_data(manifests.parse({"path": args.path, **changes}), root)
-    sizes = done.manifest.sizes
-    print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes.train:,} train and {sizes.test:,} test")
+    sizes = ", ".join(f"{count:,} {split}" for split, count in done.counts.items() if count)
+    print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes}")
     for note in done.notes:
         print(f"{done.manifest.name}: note: {note}")
     print(f"{done.folder}\nuse it: python -m zoolib run cls -p dataset {done.manifest.name}")

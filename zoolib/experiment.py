@@ -23,6 +23,8 @@ from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec, Settings, ZoolibError
 
 if TYPE_CHECKING:
+    import torch
+
     from zoolib.data.loaders import Dataset
     from zoolib.recipe import Finished, Outcome
     from zoolib.tasks import TargetTask
@@ -85,8 +87,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     hub = Hub(spec.hub, spatial=task.spatial)
     context = Context(spec, data, hub, task, machine, work_dir(spec), progress, before)
     outcome: Outcome = method(spec.method).load()(context)
-    save_logits(work_dir(spec), outcome.logits, code)
-    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code)
+    save_logits(work_dir(spec), outcome.logits, context.origin)
+    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, device)
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | own
     return store.save(
         Result(
@@ -114,7 +116,8 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
     runtime.forget_peak_memory(device)
     runtime.seed_everything(spec.seed)
     metrics = measure(spec, num_classes, machine)
-    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, runtime.code_fingerprint()) | own
+    code, seconds = runtime.code_fingerprint(), time.perf_counter() - clock
+    provenance = _provenance(machine.precision, started, seconds, code, device) | own
     if report:
         report(spec, spec.settings.iterations, spec.settings.iterations, "measured")
     return store.save(Result(spec, {"cost": metrics}, provenance))
@@ -133,9 +136,9 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
     with runs.alone(spec, work):
         outcome = runs.run(spec, work, progress)
         cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
-        provenance = _provenance("float32", started, cost.get("seconds", 0.0) + cost["eval_seconds"], code)
+        seconds = cost.get("seconds", 0.0) + cost["eval_seconds"]
+        provenance = _provenance("float32", started, seconds, code, outcome.device)
         provenance |= {"started": outcome.started or provenance["started"]}
-        provenance |= {"machine": runtime.machine(outcome.device)}
         provenance |= {"data_sha256": data, "compiled": outcome.compiled}
         made = Result(spec, outcome.metrics, provenance, outcome.deviations, outcome.curves, outcome.samples)
         saved = store.save(made)
@@ -162,20 +165,23 @@ def _finished(
     spec: RunSpec, store: ResultStore, report: Report | None, data_sha256: str, wanted_by: RunSpec
 ) -> Finished:
     """A run that another one needs; computed unless its record, logits and, where wanted, weights are at hand."""
-    from zoolib.recipe import Finished, has_weights, load_logits
+    from zoolib.recipe import Finished, has_weights, load_logits, origin_of
 
     code, work = runtime.code_fingerprint(), work_dir(spec)
-    whole = has_weights(work, code) or not method(wanted_by.method).weights
+    origin = origin_of(data_sha256, manifests.hub_sha256(spec.hub))
+    whole = has_weights(work, origin) or not method(wanted_by.method).weights
     valid = whole and store.has(spec, code, data_sha256, manifests.hub_sha256(spec.hub))
-    logits = load_logits(work, code) if valid else None
+    logits = load_logits(work, origin) if valid else None
     result = store.load(spec) if logits is not None else run(spec, store, report)
-    logits = logits if logits is not None else load_logits(work, code)
+    logits = logits if logits is not None else load_logits(work, origin)
     assert logits is not None  # run() has just written them
     cost = {name: value for name, value in result.metrics["cost"].items() if value is not None}
-    return Finished(logits, cost, work)
+    return Finished(logits, cost, work, origin)
 
 
-def _provenance(precision: str, started: datetime.datetime, seconds: float, code: str) -> dict[str, Any]:
+def _provenance(
+    precision: str, started: datetime.datetime, seconds: float, code: str, device: torch.device
+) -> dict[str, Any]:
     import torch
 
     commit, dirty = runtime.commit()
@@ -184,7 +190,7 @@ def _provenance(precision: str, started: datetime.datetime, seconds: float, code
         "dirty": dirty,
         "code": code,
         "versions": runtime.versions(),
-        "machine": runtime.machine(),
+        "machine": runtime.machine(device),
         "threads": torch.get_num_threads(),
         "precision": precision,
         "started": started.isoformat(timespec="seconds"),

@@ -23,7 +23,7 @@ from zoolib.data.schema import MemberManifest
 from zoolib.files import atomic
 from zoolib.hub import split
 from zoolib.paths import build_dir
-from zoolib.spec import Settings
+from zoolib.spec import Settings, ZoolibError
 from zoolib.train import Machine
 
 _FORMAT = 2  # raise it when the same model and images should give other numbers
@@ -62,6 +62,16 @@ def key(member: MemberManifest, data: Dataset, settings: Settings, split: str, p
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
 
 
+def every_class(data: Dataset) -> None:
+    """Raises ZoolibError for a class without an image to train on, of which no score can say anything."""
+    counts = np.bincount(data.train.labels[data.rows["train"]], minlength=data.manifest.num_classes)
+    if len(lacking := np.flatnonzero(counts == 0)):
+        raise ZoolibError(
+            f"class {data.train.classes[lacking[0]]!r} of {data.manifest.name} has no image to train on, so no score "
+            "can be computed; give it images, or leave the class out"
+        )
+
+
 def extract(
     member: MemberManifest,
     data: Dataset,
@@ -73,8 +83,11 @@ def extract(
     """The pooled features of a pretrained member on the central crops of each split.
 
     Computed in batches and kept below build/cache/features; a member whose weights, images and sizes are the same is
-    not run again, whatever its hub. Raises ZoolibError for weights that are missing or damaged.
+    not run again, whatever its hub. Raises ZoolibError for weights that are missing or damaged, and for a class without
+    an image to train on.
     """
+    if data.manifest.task == "cls" and "train" in splits:
+        every_class(data)
     folder = build_dir() / "cache" / "features"
     keys = {name: key(member, data, settings, name, machine.precision) for name in splits}
     found = {name: kept for name in splits if (kept := _kept(folder / keys[name]))}

@@ -6,6 +6,7 @@ book's pages "Add a hub" and "Add a dataset").
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from zoolib.data import own as importing
 from zoolib.data.formats.folders import is_image
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
+from zoolib.features import every_class
 from zoolib.hub import HubModel, architecture, build
 from zoolib.layers.pathway import PathwayGenerator, top_k_mask
 from zoolib.method import Method
@@ -135,27 +137,31 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         raise ZoolibError(f"{path} is no folder; pass one that holds a folder of images for each class")
     if not 0 < test_share < 1:
         raise ZoolibError(f"test_share is {test_share}; use a share between 0 and 1, such as 0.25")
-    classes = sorted(entry.name for entry in Path(path).iterdir() if entry.is_dir() and entry.name[0] != ".")
+    shadows = (".", "__MACOSX")  # of other systems
+    classes = sorted(d.name for d in Path(path).iterdir() if d.is_dir() and not d.name.startswith(shadows))
     if classes and {*classes} <= {*importing.SPLIT_NAMES}:
         return _split_folder(Path(path), settings)
     if len(classes) < 2:
         raise ZoolibError(
             f"{path} holds {len(classes)} folders; make one folder of images for each of two or more classes"
         )
-    found = []
+    found, places = [], collections.Counter[str]()
+    for name in classes:
+        places.update({hashlib.sha256(f.read_bytes()).hexdigest() for f in _images_in(Path(path) / name)})
     for label, name in enumerate(classes):
-        digests = {
-            file: hashlib.sha256(file.read_bytes()).hexdigest()
-            for file in (Path(path) / name).iterdir()
-            if is_image(file.name)
-        }
+        digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in _images_in(Path(path) / name)}
         different = sorted({*digests.values()})
         if len(different) < 4:
             raise ZoolibError(f"{Path(path) / name} holds {len(different)} images; a class needs at least four")
-        tested = {*different[: min(max(1, round(test_share * len(different))), len(different) - 2)]}
+        free = [digest for digest in different if places[digest] == 1]  # an image of two classes is not tested
+        tested = {*free[: min(max(1, round(test_share * len(different))), len(different) - 2)]}
         for file in sorted(digests, key=lambda file: (digests[file], file.name)):
             found.append(_Found(file, label, digests[file], "test" if digests[file] in tested else "train"))
     return _dataset(Path(path), found, classes, settings, "split by content within each class")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if is_image(file.name) and file.is_file()]
 
 
 def _split_folder(path: Path, settings: Settings) -> Dataset:
@@ -166,7 +172,8 @@ def _split_folder(path: Path, settings: Settings) -> Dataset:
     found = [
         _Found(path / i.path, classes.index(i.label), hashlib.sha256(i.load()).hexdigest(), i.split) for i in items
     ]
-    return _dataset(path, found, classes, settings, "split by the folders")
+    importing.add_digests(items)
+    return _dataset(path, found, classes, settings, "split by the folders", importing.notices(items))
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,9 @@ class _Found:
     split: str
 
 
-def _dataset(path: Path, found: list[_Found], classes: list[str], settings: Settings, protocol: str) -> Dataset:
+def _dataset(
+    path: Path, found: list[_Found], classes: list[str], settings: Settings, protocol: str, notes: Sequence[str] = ()
+) -> Dataset:
     train, test = (
         _images([item for item in found if (item.split == "test") == tested], classes, settings.decode_size)
         for tested in (False, True)
@@ -188,7 +197,7 @@ def _dataset(path: Path, found: list[_Found], classes: list[str], settings: Sett
     manifest = DatasetManifest(
         name="own-images", title=path.name, task="cls", source="canonical", description="a folder of images",
         num_classes=len(classes), sizes=sizes, protocol=protocol, flip=False, licence="yours", citation="none",
-        homepage="",
+        homepage="", differences=list(notes),
     )  # fmt: skip
     rows = loaders.split_rows(train.labels, settings, train.groups, train.validation)
     return Dataset(manifest, train, test, rows | {"test": np.arange(len(test.labels))}, "own")
@@ -226,10 +235,12 @@ def write_folder(dataset: str, path: Path | str, per_class: int = 30) -> Path:
 def rank(own: HubManifest, data: Dataset, settings: Settings = SETTINGS) -> pd.DataFrame:
     """Every model's LogME on the training images, the most promising first, before any training; higher is better.
 
-    NaN, and last, where there are too few images for a model's features, which then fit the labels exactly.
+    NaN, and last, where features fit the labels exactly: where images are few, and one of them is there twice. Raises
+    ZoolibError for a class without an image to train on.
     """
     from zoolib.transferability import logme
 
+    every_class(data)
     scores = []
     for member, model in zip(own.members, models(own), strict=True):
         parts, labels = [], []

@@ -178,7 +178,8 @@ def triples(table: pd.DataFrame) -> Figure:
     axes = figure.subplots()
     colours = [method_colour("b_tuning") if chosen else "0.55" for chosen in table["chosen"]]
     # Dots: the axis need not start at 0, where no set is anywhere near.
-    axes.errorbar(table["mean"], range(len(table)), xerr=table["std"].fillna(0), fmt="none", ecolor=colours, lw=1.2)
+    spread = table["std"].fillna(0)
+    axes.hlines(range(len(table)), table["mean"] - spread, table["mean"] + spread, colors=colours, lw=1.2)
     axes.scatter(table["mean"], range(len(table)), c=colours, s=28, zorder=3)
     names = [
         ", ".join(names) + (" (LogME's)" if chosen else "")

@@ -57,7 +57,7 @@ def text(ranking: pd.DataFrame) -> pd.DataFrame:
     gain = [f"{value:+.4f}" if np.isfinite(value) else "—" for value in gains]
     columns: dict[str, list[str]] = {"LogME": [], "above the floor": gain}
     for metric, (heading, digits) in SCORES.items():
-        if ranking[metric].notna().any():
+        if metric == "logme" or ranking[metric].notna().any():
             columns[heading] = ["—" if pd.isna(value) else f"{value:.{digits}f}" for value in ranking[metric]]
     return pd.DataFrame(columns, index=pd.Index(ranking["title"], name="model"))
 
@@ -219,6 +219,8 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
     """
     tuned = frame[(frame["method"] == method) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
     order = list(ranking["member"])
+    if any(len(order) < len(_members(str(hub))) for hub in tuned["hub"].unique()):
+        tuned = tuned[:0]  # LogME's first are not known before every member has a score
     runs = [(teachers_of(str(options)), group["value"]) for options, group in tuned.groupby("options", sort=False)]
     rows = []
     for value, values in sorted(runs, key=lambda run: not run[0].isdigit()):
@@ -230,6 +232,10 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
     table = pd.DataFrame(rows, columns=["teachers", "mean", "std", "seeds", "chosen"])
     table = table.drop_duplicates("teachers", ignore_index=True)
     return table.sort_values("mean", ascending=False, ignore_index=True)
+
+
+def _members(hub: str) -> list[str]:
+    return [member.name for member in manifests.hub(hub).members]
 
 
 def teachers_of(options: str) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from zoolib.checkpoints import StateDict
-from zoolib.data import loaders
+from zoolib.data import loaders, manifests
 from zoolib.data.loaders import Dataset
 from zoolib.deviations import held_out
 from zoolib.files import atomic
@@ -55,10 +55,11 @@ class Finished:
     logits: Logits
     cost: dict[str, float]
     work: Path
+    origin: str = ""  # of what the work folder keeps
 
     def weights(self) -> StateDict:
         """What the run's recipe kept. Raises ZoolibError where it kept nothing, or the file is damaged."""
-        weights = load_weights(self.work, code_fingerprint())
+        weights = load_weights(self.work, self.origin)
         if weights is None:
             raise ZoolibError(f"no weights in {self.work}; set `weights` on the card of the method that needs them")
         return weights
@@ -112,6 +113,11 @@ class Context:
         brought = len(self.data.rows["val"]) if self.data.brings_validation else 0
         return [held_out(self.spec.task, self.spec.settings.val_fraction, brought), *own]
 
+    @property
+    def origin(self) -> str:
+        """Of what code, data and hub the tensors are that this run keeps for others."""
+        return origin_of(self.data.sha256, manifests.hub_sha256(self.spec.hub))
+
     def place(self, module: nn.Module) -> None:
         """Move a module to the run's device and memory layout."""
         module.to(self.machine.device)
@@ -120,7 +126,7 @@ class Context:
 
     def keep(self, module: nn.Module) -> None:
         """Keep a module's weights for the runs that need this one."""
-        save_weights(self.work, module.state_dict(), code_fingerprint())
+        save_weights(self.work, module.state_dict(), self.origin)
 
     def finetuned(self, member: str) -> tuple[HubModel, nn.Module]:
         """Backbone and head of a member as its `finetune` run left them."""
@@ -299,6 +305,11 @@ def cost_of(method: Method, image_size: int, machine: Machine) -> dict[str, floa
         "gmacs": sum(counts) / len(counts),
         "peak_memory_mb": peak_memory_mb(machine.device),
     }
+
+
+def origin_of(data_sha256: str, hub_sha256: str | None) -> str:
+    """What tensors in a work folder come from: this code, those images, and the files of a hub of one's own."""
+    return f"{code_fingerprint()} {data_sha256} {hub_sha256 or ''}".strip()
 
 
 def save_logits(folder: Path, logits: Logits, code: str) -> None:

@@ -266,12 +266,15 @@ def differences(records: Sequence[Result]) -> pd.DataFrame:
     """
     paper = PROFILES["paper"]
     found: dict[tuple[str, str, str], dict[tuple[str, str], None]] = {}
-    for spec in (result.spec for result in records):
+    for result in records:
+        spec, given = result.spec, any(text.startswith("the dataset's own") for text in result.deviations)
         theirs = paper.resolve(spec.dataset, spec.task)
         pairs = [
             (f.name, getattr(spec.settings, f.name), getattr(theirs, f.name))
             for f in fields(Settings)
-            if f.name != "eval_every" and (f.name != "crop_scale" or spec.settings.crop == "resized")
+            if f.name != "eval_every"
+            and (f.name != "crop_scale" or spec.settings.crop == "resized")
+            and (f.name != "val_fraction" or not given)  # no share is held out of data that bring their own
         ]
         defaults = usual_options(spec.method, paper, spec.task)
         pairs += [(option, value, defaults[option]) for option, value in spec.options if option in defaults]

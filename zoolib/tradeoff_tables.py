@@ -67,7 +67,7 @@ def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterabl
     """One row a method, one column a multiple of its published value: validation accuracy; in bold what is used; text.
 
     An empty cell is a multiple that is not tried. Beside them the published value (λ), and the term over the task loss
-    with it at the start and at the end of training.
+    with it at the first and at the last step of the recorded curve.
     """
     chosen = [name for name in methods if name in tradeoffs.OPTION]
     columns = sorted({factor for name in chosen for factor in tradeoffs.FACTORS[name]})

@@ -180,7 +180,8 @@ def save_checkpoint(
 
     `origin` names the code and the data that they come from.
     """
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    device = next(method.parameters()).device
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []  # of the run's own device alone
     state: dict[str, Any] = {
         "model": method.state_dict(),
         "optimiser": optimiser.state_dict(),
@@ -215,7 +216,8 @@ def _resume(
             f"{path}: not a checkpoint of this run ({reason}); delete it to start the run afresh"
         ) from None
     torch.set_rng_state(state["rng"].cpu())
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([rng.cpu() for rng in state["cuda_rng"]])
+    if state["cuda_rng"] and machine.device.type == "cuda":
+        place = min(machine.device.index or 0, len(state["cuda_rng"]) - 1)  # older checkpoints hold every device's
+        torch.cuda.set_rng_state(state["cuda_rng"][place].cpu(), machine.device)
     history.curve = [tuple(row) for row in state["curve"]]
     history.seconds, history.start = state["seconds"], state["iteration"]

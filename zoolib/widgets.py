@@ -7,7 +7,6 @@ needs no kernel and no network, and a test can compare what the page shows with 
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -129,19 +128,24 @@ class PathwayExplorer(anywidget.AnyWidget):
             self.selected = len(self.labels) - 1
 
     def _uploaded(self, change: Mapping[str, Any]) -> None:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
+
+        from zoolib.data import pictures
 
         if not change["new"]:
             return
         self.message = ""
         try:
             content = base64.b64decode(change["new"]["content"], validate=True)
-            with Image.open(io.BytesIO(content)) as picture:
-                image = np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError, binascii.Error, KeyError, ValueError):
+            with Image.open(io.BytesIO(content)) as opened:
+                image = np.asarray(pictures.picture(opened))  # turned and on white, as training images are
+        except Exception:  # Pillow raises many kinds for damaged and for huge images
             self.message = f"{change['new'].get('name', 'the file')} is not a readable image; choose a PNG or JPEG file"
             return
-        self.show(image)
+        try:
+            self.show(image)
+        except ZoolibError as error:
+            self.message = str(error)
 
 
 def explorer(result: Result, titles: Mapping[str, str] | None = None, most: int = 120) -> PathwayExplorer:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zoolib.data import augment, embedded
 from zoolib.data import landmarks as faces
-from zoolib.data.manifests import combined_sha256, dataset, fetched_from, file_sha256, find
+from zoolib.data.manifests import combined_sha256, data_sha256, dataset, fetched_from, file_sha256, find
 from zoolib.data.schema import DatasetManifest, Variant
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
@@ -107,29 +107,42 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
     order; nothing taken means everything. Raises ZoolibError naming file and row for an image that cannot be read or
     a label out of range, and for a class that the file lacks.
     """
+    digest = file_sha256(path)
     try:
-        optional = {"group", "validation"} & set(pq.read_schema(path).names)
+        columns = pq.read_schema(path)
+        optional = {"group", "validation"} & set(columns.names)
         table = pq.read_table(path, columns=["image", "label", *optional])
     except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
         raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
+    _check_types(path, columns)
     labels = table["label"].to_numpy().astype(np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise ZoolibError(f"{path}: row {wrong[0]}: label {labels[wrong[0]]} is outside 0..{num_classes - 1}")
     names = (table.schema.metadata or {}).get(b"classes")
     classes = json.loads(names) if names else [str(index) for index in range(num_classes)]
-    digest = file_sha256(path)
     rows, part = np.arange(len(labels)), ""
     groups = _numbered(table["group"].to_pylist()) if "group" in optional else None
-    validation = table["validation"].fill_null(False).to_numpy().astype(bool) if "validation" in optional else None
+    validation = np.array([bool(v) for v in table["validation"].to_pylist()]) if "validation" in optional else None
     if taken:
         rows, labels, classes = _taken(path, labels, classes, taken)
         part = "-" + hashlib.sha256("\n".join(classes).encode()).hexdigest()[:8]
     cached = build_dir() / "cache" / "decoded" / f"{path.parent.name}-{path.stem}-{digest[:16]}{part}-{side}.npy"
     if not cached.is_file():
+        if file_sha256(path) != digest:  # or its pixels would lie in the cache under another file's checksum
+            raise ZoolibError(f"{path}: it changed while it was read; start again")
         _decode_into(cached, path, table["image"], rows, side)
     told = (of_file if of_file is None else of_file[rows] for of_file in (groups, validation))
     return Images(np.load(cached, mmap_mode="r"), labels, classes, digest, *told)
+
+
+def _check_types(path: Path, columns: pa.Schema) -> None:
+    """Raises ZoolibError for labels that are no whole numbers, and a validation column that is not true or false."""
+    label = columns.field("label").type
+    if not pa.types.is_integer(label):
+        raise ZoolibError(f"{path}: labels are of type {label}; write them as int64, 0 to num_classes - 1")
+    if "validation" in columns.names and not pa.types.is_boolean(given := columns.field("validation").type):
+        raise ZoolibError(f"{path}: the column validation is of type {given}; write it as bool")
 
 
 def _numbered(names: Sequence[str | None]) -> np.ndarray:
@@ -201,6 +214,8 @@ def split_rows(
         share = max(1, round(settings.train_fraction * kept))
         train.append(of_class[held:][:share])  # a share holds every smaller one
     rows = {"train": np.sort(np.concatenate(train)), "val": np.sort(np.concatenate(val))}
+    if len(rows["train"]) == 0:
+        raise ZoolibError("every training image is one of the data's validation images; leave some to train on")
     if len(rows["val"]) == 0:
         raise ZoolibError("no class has two different training images, one of them to validate on; add images")
     return rows
@@ -240,13 +255,14 @@ def variant_of(manifest: DatasetManifest, train: Source, test: Source) -> str:
 def load(manifest: DatasetManifest, settings: Settings) -> Dataset:
     """Find, check, decode and split a dataset; the last two are remembered.
 
-    Raises ZoolibError for absent or damaged files.
+    Raises ZoolibError for absent or damaged files, and where no image is left to train on.
     """
-    return _load(manifest.model_dump_json(), settings, tuple(data_roots()))
+    return _load(manifest.model_dump_json(), settings, tuple(data_roots()), data_sha256(manifest))
 
 
 @functools.lru_cache(maxsize=2)
-def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Dataset:
+def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...], files: str | None) -> Dataset:
+    """`files` is the checksum of the files as they are now: images that change are read again."""
     manifest = DatasetManifest.model_validate_json(manifest_json)
     if manifest.task == "landmarks":
         return _load_faces(manifest, settings)
@@ -260,7 +276,7 @@ def _load(manifest_json: str, settings: Settings, roots: tuple[Path, ...]) -> Da
             for split in ("train", "test")
         )
     if manifest.apart_from:
-        train, test = _apart((train, test), _load(dataset(manifest.apart_from).model_dump_json(), settings, roots))
+        train, test = _apart((train, test), load(dataset(manifest.apart_from), settings))
     rows = split_rows(train.labels, settings, train.groups, train.validation)
     every = np.random.default_rng(1).permutation(len(test.labels))
     per_class = settings.test_limit and max(1, settings.test_limit // manifest.num_classes)
@@ -278,7 +294,9 @@ def _apart(parts: Sequence[Images], other: Dataset) -> list[Images]:
     hidden = {*content_hashes(other.train), *content_hashes(other.test)}
     out = []
     for part in parts:
-        keep = np.array([row for row, content in enumerate(content_hashes(part)) if content not in hidden])
+        keep = np.array([row for row, content in enumerate(content_hashes(part)) if content not in hidden], np.int64)
+        if not len(keep):
+            raise ZoolibError(f"{other.manifest.name} has every image of this dataset, which is to be apart from it")
         told = {
             name: of_part[keep] for name in ("groups", "validation") if (of_part := getattr(part, name)) is not None
         }

@@ -201,8 +201,13 @@ def file_sha256(path: Path) -> str:
 
 
 def combined_sha256(manifest: DatasetManifest, train: str, test: str) -> str:
-    """One checksum for the two files of a dataset and for what its manifest takes of them."""
-    return hashlib.sha256((train + test + manifest.reading).encode()).hexdigest()
+    """One checksum for the two files of a dataset and for what its manifest takes of them.
+
+    A dataset that it is kept apart from adds its files where they are others than these.
+    """
+    other = dataset(manifest.apart_from) if manifest.apart_from else manifest
+    apart = (data_sha256(other) or "") if other.folder != manifest.folder else ""
+    return hashlib.sha256((train + test + manifest.reading + apart).encode()).hexdigest()
 
 
 def data_sha256(manifest: DatasetManifest) -> str | None:

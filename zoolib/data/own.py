@@ -31,6 +31,7 @@ from zoolib.paths import data_roots
 from zoolib.spec import ZoolibError, unknown
 
 _SOURCE = "imported.json"  # where a dataset was imported from, and the state of the files then
+_FORMAT = 2  # of what an import writes: 1 kept validation images apart, where no run saw them
 #: what a folder or a column of yours may call a split -> its name here
 SPLIT_NAMES = {"train": "train", "training": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
 _COLUMNS = {"image": ("image", "path", "file", "filename", "file_name"), "label": ("label", "class", "class_name")}
@@ -54,6 +55,7 @@ class Imported:
     folder: Path
     manifest: DatasetManifest
     notes: list[str] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)  # images of train, val and test
 
 
 def read_items(path: Path) -> list[Item]:
@@ -83,10 +85,10 @@ def read_items(path: Path) -> list[Item]:
 
 
 def _from_folder(path: Path) -> list[Item]:
-    top = {folder.name for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+    top = {d.name for d in path.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX"))}
     split_first = bool(top) and top <= set(SPLIT_NAMES)
     items = []
-    for file in sorted(path.rglob("*")):
+    for file in _files(path):
         parts = file.relative_to(path).parts
         if not (file.is_file() and is_image("/".join(parts))):
             continue
@@ -95,6 +97,11 @@ def _from_folder(path: Path) -> list[Item]:
         split = SPLIT_NAMES[parts[0]] if split_first else ""
         items.append(Item("/".join(parts), parts[-2], file.read_bytes, split))
     return items
+
+
+def _files(path: Path) -> list[Path]:
+    """All files below a folder, those of linked folders too."""
+    return sorted(Path(top) / name for top, _, names in os.walk(path, followlinks=True) for name in names)
 
 
 def _column(path: Path, names: list[str], kind: str) -> str:
@@ -210,7 +217,7 @@ def notices(items: list[Item]) -> list[str]:
         if groups:
             example = " = ".join(item.path for item in groups[0][:2])
             notes.append(f"{len(groups)} images {what}, such as {example}")
-    for split in ("train", "test"):
+    for split in SPLITS if any(item.split == "val" for item in items) else ("train", "test"):
         absent = {item.label for item in items} - {item.label for item in items if item.split == split}
         if absent:
             notes.append(f"{len(absent)} classes have no {split} image, such as {min(absent)!r}")
@@ -250,7 +257,13 @@ def import_data(own: OwnData, root: Path | None = None, base: Path | None = None
     if hashed:
         assign_splits(items, own.test)
     notes = notices(items)
+    others = (
+        [file.name for file in _files(path) if file.name[0] != "." and not is_image(file.name)] if path.is_dir() else []
+    )
+    if others:
+        notes.append(f"{len(others)} files are no images by their endings and were not taken, such as {others[0]!r}")
     with locked(root, own.name, silent):
+        _sweep(root, target)
         partial = root / f".{own.name}.{secrets.token_hex(4)}.partial"
         partial.mkdir()
         try:
@@ -266,9 +279,20 @@ def import_data(own: OwnData, root: Path | None = None, base: Path | None = None
                     before.rename(target)
                 raise
             shutil.rmtree(before, ignore_errors=True)
-            return Imported(target, manifest, notes)
+            return Imported(target, manifest, notes, {s: sum(i.split == s for i in items) for s in SPLITS})
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(root: Path, target: Path) -> None:
+    """What a killed import left: an earlier import that it had moved goes back, unfinished folders go away."""
+    for before in sorted(root.glob(f".{target.name}.*.before")):
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+        else:
+            before.rename(target)
+    for partial in root.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refuse_others_files(folder: Path) -> None:
@@ -324,14 +348,14 @@ def _write(
         "sizes": fields["sizes"],
         "sha256": {split: file_sha256(folder / f"{split}.parquet") for split in ("train", "test")},
     }
-    (folder / _SOURCE).write_text(json.dumps({"path": str(path), "state": _state(path)}))
+    (folder / _SOURCE).write_text(json.dumps({"path": str(path), "state": _state(path), "format": _FORMAT}))
     (folder / f"{own.name}.yaml").write_text(yaml.safe_dump({**fields, "variants": [variant]}, sort_keys=False))
     return DatasetManifest.model_validate({**fields, "variants": [variant]})
 
 
 def _state(path: Path) -> str:
     """A checksum of the files that an import reads: names, sizes and times of change."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else [file for file in _files(path) if file.is_file()]
     if path.suffix == ".csv":
         with suppress(ZoolibError):  # a CSV that cannot be read any more is another state than before
             files += [path.parent / item.path for item in _from_csv(path)]
@@ -357,7 +381,8 @@ def ensure(name: str) -> str:
                 f"{own.name!r} was imported from {before['path']}; give {name} another name, or run "
                 f"`python -m zoolib import {name}` to replace it"
             )
-        if not path.exists() or before["state"] == _state(path):
+        same = before["state"] == _state(path) and before.get("format") == _FORMAT
+        if not path.exists() or same:
             return own.name
     import_data(own, base=Path(name).parent)
     return own.name

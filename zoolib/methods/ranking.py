@@ -12,7 +12,6 @@ from zoolib.data.loaders import balanced
 from zoolib.features import Features
 from zoolib.recipe import Context, Outcome
 from zoolib.runtime import peak_memory_mb
-from zoolib.spec import ZoolibError
 from zoolib.transferability import LogME
 
 
@@ -21,13 +20,6 @@ def rank(ctx: Context) -> Outcome:
 
     Raises ZoolibError for a class without an image to train on.
     """
-    train = ctx.data.train
-    counts = np.bincount(train.labels[ctx.data.rows["train"]], minlength=ctx.data.manifest.num_classes)
-    if len(lacking := np.flatnonzero(counts == 0)):
-        raise ZoolibError(
-            f"class {train.classes[lacking[0]]!r} of {ctx.spec.dataset} has no image to train on, so no score can be "
-            "computed; give it images, or leave the class out"
-        )
     steps = ctx.spec.settings.iterations  # progress is counted in training steps everywhere
 
     def note(done: int, total: int) -> None:

@@ -153,7 +153,7 @@ def _remember(path: Path, note: dict[str, Any], order: list[str]) -> None:
 def _provenance(machine: Machine) -> dict[str, Any]:
     return {
         "versions": runtime.versions(),
-        "machine": runtime.machine(),
+        "machine": runtime.machine(machine.device),
         "threads": torch.get_num_threads(),
         "precision": machine.precision,
     }

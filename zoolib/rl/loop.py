@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import os
 import sys
 import time
@@ -116,7 +118,8 @@ def _arrays(state: dict[str, Any]) -> dict[str, Any]:
 class Checkpoint:
     """A run's state on disk: a log of frames that only grows, and a file that says how much of it counts.
 
-    `origin` names the code and the data of the run. A state of another origin gets the ending `.old`.
+    `origin` names the code and the data of the run. A state of another origin is set aside under a name of its own, and
+    taken up again where a run of that origin comes back.
     """
 
     def __init__(self, folder: Path, origin: dict[str, Any] | None = None) -> None:
@@ -148,6 +151,10 @@ class Checkpoint:
         One of other code or data is set aside, which a line on standard error says. Raises ZoolibError for a checkpoint
         of another run and for a damaged one.
         """
+        if _aside(self.file, self.origin).is_file() and not self.file.is_file():
+            for path in (self.log, self.file):
+                if _aside(path, self.origin).is_file():
+                    _aside(path, self.origin).replace(path)
         if not self.file.is_file():
             return
         replay, fix = training.replay, "delete it to start the run afresh"
@@ -157,7 +164,8 @@ class Checkpoint:
             raise ZoolibError(f"{self.file}: a damaged checkpoint; {fix}") from None
         try:
             if state.get("origin", self.origin) != self.origin:
-                return self._set_aside(state["done"])
+                self._set_aside(state["origin"], state["done"])
+                return self.load(training, history)
             training.restore(state["training"])
             self._read_frames(replay)
         except Exception as error:
@@ -179,25 +187,27 @@ class Checkpoint:
                 frame = np.frombuffer(log.read(size), np.uint8)
                 replay.frames[step % replay.capacity] = frame.reshape(replay.frames[0].shape)
 
-    def _set_aside(self, done: int) -> None:
+    def _set_aside(self, origin: dict[str, Any], done: int) -> None:
         for path in (self.log, self.file):  # the state last: without it the next start would not come here again
             if path.is_file():
-                path.replace(_old(path))
+                path.replace(_aside(path, origin))
         print(
-            f"{self.file}: {done:,} steps of other code or data; kept as {_old(self.file).name} until this run is "
-            "recorded, which starts afresh",
+            f"{self.file}: {done:,} steps of other code or data; kept as {_aside(self.file, origin).name} until this "
+            "run is recorded, which does not go on from it",
             file=sys.stderr,
         )
 
     def remove(self) -> None:
         """Forget the run, and what was set aside."""
         for path in (self.file, self.log):
-            path.unlink(missing_ok=True)
-            _old(path).unlink(missing_ok=True)
+            for each in (path, *path.parent.glob(f"{path.name}.*.old")):
+                each.unlink(missing_ok=True)
 
 
-def _old(path: Path) -> Path:
-    return path.with_name(f"{path.name}.old")
+def _aside(path: Path, origin: dict[str, Any]) -> Path:
+    """Where a state of that origin is set aside."""
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:8]
+    return path.with_name(f"{path.name}.{digest}.old")
 
 
 def train(
