@@ -13,7 +13,7 @@ import pytest
 import synthetic
 from scipy.optimize import minimize
 
-from zoolib import choosing, complexity, rankfigures, rankings
+from zoolib import choosing, complexity, rankfigures, rankings, tables
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.plans import planned, teacher_sets, tunings
@@ -146,6 +146,18 @@ def test_a_way_that_was_run_on_another_model_than_the_first_says_so(store: Resul
     shown = choosing.cases_text(more).set_index("case")
     assert shown["L2-SP"].tolist() == ["other model", "70.0"]
     assert shown["B-Tuning"].tolist() == ["80.0", "not run"]
+
+
+def test_records_of_a_dataset_or_a_hub_that_is_gone_stop_no_page(store: ResultStore):
+    frame = store.frame()
+    gone = [frame.assign(dataset="garden"), frame.assign(hub="/nowhere/my-hub.yaml")]
+    every = pd.concat([frame, *gone])
+    assert choosing.strategies(every)["dataset"].unique().tolist() == ["cars", "garden"], "without members, no case"
+    where = set(rankings.correlations_text(rankings.correlations(rankings.pairs(every), draws=20)).index)
+    assert {"garden · imagenet-lite · lab", "Stanford Cars · imagenet-lite · lab"} <= where
+    assert "garden · imagenet-lite · lab" in set(rankings.costs(every)["dataset · hub · profile"])
+    assert len(tables.order(every)) and rankfigures.accuracy_against(rankings.pairs(every)).axes
+    assert tables.title("finetune", "mine", "/nowhere/my-hub.yaml") == "Fine-tuning, mine"
 
 
 def test_a_hub_of_which_a_member_was_not_fine_tuned_is_no_case(store: ResultStore):

@@ -9,7 +9,7 @@ from zoolib.data import manifests
 from zoolib.grid import usual_options
 from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
-from zoolib.tables import NOT_RUN, title
+from zoolib.tables import NOT_RUN, members, title
 
 KEY = ["dataset", "hub", "profile"]
 
@@ -52,13 +52,13 @@ def strategies(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.Series[float]]:
     """Strategy -> test accuracy by seed in one case; empty without a seed of every fine-tuned member."""
-    names = {member.name for member in manifests.hub(hub).members}
+    names = {member.name for member in members(hub)}
     accuracy = group[group["metric"] == "top1_accuracy"]
     tuned = accuracy[accuracy["method"] == "finetune"]
     test, val = (tuned[tuned["split"] == s].pivot_table(index="seed", columns="member", values="value").dropna()
                  for s in ("test", "val"))  # fmt: skip
     seeds = test.index.intersection(val.index)
-    if not names <= set(test) & set(val) or not len(seeds):
+    if not names or not names <= set(test) & set(val) or not len(seeds):
         return {}
     test, kept = test.loc[seeds], val.loc[seeds, list(test)].to_numpy().argmax(1)
     found = {"random": test.mean(axis=1)}

@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
-from zoolib.data import manifests
 from zoolib.palette import method_colour, method_marker, styled
 from zoolib.rankings import SCORES
 from zoolib.spec import ZoolibError
-from zoolib.tables import title
+from zoolib.tables import data_title, title
 from zoolib.transferability import weighted_kendall
 
 _WIDTH = 7.0
@@ -57,7 +56,7 @@ def accuracy_against(joined: pd.DataFrame, score: str = "logme") -> Figure:
         )
         _names(axes, means, str(hub))
         tau = weighted_kendall(means["score"].to_numpy(), means["accuracy"].to_numpy()) if len(means) > 1 else np.nan
-        axes.set_title(f"{manifests.dataset(str(dataset)).title}\n{hub}, {profile}: τw = {tau:.2f}", size=8)
+        axes.set_title(f"{data_title(str(dataset))}\n{hub}, {profile}: τw = {tau:.2f}", size=8)
         axes.set_xlabel(SCORES[score][0])
         axes.grid(color="0.92")
         axes.margins(0.32, 0.15)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from zoolib.data import manifests
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
-from zoolib.tables import NOT_RUN, plus_minus, title
+from zoolib.tables import NOT_RUN, data_title, members, plus_minus, title
 from zoolib.transferability import weighted_kendall
 
 FLOOR = "logme_floor"  # what LogME is for features that say nothing
@@ -132,7 +131,7 @@ def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
     """One row a dataset, hub and profile, one column a score: `tau [low, high] (p …)`, from few models `tau (p …)`."""
     rows: dict[str, dict[str, str]] = {}
     for row in found.to_dict("records"):
-        name = f"{manifests.dataset(row['dataset']).title} · {row['hub']} · {row['profile']}"
+        name = f"{data_title(row['dataset'])} · {row['hub']} · {row['profile']}"
         line = rows.setdefault(name, {"models": str(row["models"]), "seeds": str(row["seeds"])})
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
         shown = f"{row['tau']:.2f}{interval} (p {row['p']:.2f})"
@@ -188,7 +187,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         ranked, tuned = (group[group["method"] == name] for name in ("rank", "finetune"))
         if ranked.empty:
             continue
-        where = f"{manifests.dataset(str(dataset)).title} · {hub} · {profile}"
+        where = f"{data_title(str(dataset))} · {hub} · {profile}"
         typical = ranked.groupby("metric")["value"].median()  # one run of several may have been stopped for a while
         machine = ", ".join(sorted(set(ranked["machine"])))
         rows.append((where, "features alone", typical["features_seconds"], typical["features_mb"], machine))
@@ -219,7 +218,7 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
     """
     tuned = frame[(frame["method"] == method) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
     order = list(ranking["member"])
-    if any(len(order) < len(_members(str(hub))) for hub in tuned["hub"].unique()):
+    if any(len(order) < len(members(str(hub))) for hub in tuned["hub"].unique()):
         tuned = tuned[:0]  # LogME's first are not known before every member has a score
     runs = [(teachers_of(str(options)), group["value"]) for options, group in tuned.groupby("options", sort=False)]
     rows = []
@@ -232,10 +231,6 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
     table = pd.DataFrame(rows, columns=["teachers", "mean", "std", "seeds", "chosen"])
     table = table.drop_duplicates("teachers", ignore_index=True)
     return table.sort_values("mean", ascending=False, ignore_index=True)
-
-
-def _members(hub: str) -> list[str]:
-    return [member.name for member in manifests.hub(hub).members]
 
 
 def teachers_of(options: str) -> str:

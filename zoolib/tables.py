@@ -10,6 +10,7 @@ import pandas as pd
 
 from zoolib import reference
 from zoolib.data import manifests
+from zoolib.data.schema import MemberManifest
 from zoolib.deviations import mended
 from zoolib.grid import usual_options
 from zoolib.methods import METHODS
@@ -33,6 +34,22 @@ _COSTS = {  # metric -> heading, digits
 Row = tuple[str, str, str]  # method, member, options
 
 
+def data_title(dataset: str) -> str:
+    """A dataset's title; its name where it is no longer there, as records outlast what they are of."""
+    try:
+        return manifests.dataset(dataset).title
+    except ZoolibError:
+        return dataset
+
+
+def members(hub: str) -> list[MemberManifest]:
+    """A hub's members; none where it is no longer there."""
+    try:
+        return manifests.hub(hub).members
+    except ZoolibError:
+        return []
+
+
 def title(method: str, member: str = "", hub: str = "") -> str:
     """How tables and figures call a method, or the fine-tuning of one member."""
     name = METHODS[method].title if method in METHODS else method
@@ -40,18 +57,18 @@ def title(method: str, member: str = "", hub: str = "") -> str:
 
 
 def _member_title(member: str, hub: str) -> str:
-    known = {m.name: m.title for m in manifests.hub(hub).members} if hub else {}
+    known = {m.name: m.title for m in members(hub)} if hub else {}
     return known.get(member) or reference.SINGLES.get(member, member)
 
 
 def order(frame: pd.DataFrame) -> list[Row]:
     """The (method, member, options) that occur, in the order of METHODS and of the hub's members."""
-    members: dict[str, int] = {}
+    places: dict[str, int] = {}
     for hub in frame["hub"].unique():
-        members |= {m.name: i for i, m in enumerate(manifests.hub(hub).members)}
+        places |= {m.name: i for i, m in enumerate(members(hub))}
     methods = {name: i for i, name in enumerate(METHODS)}
     rows = {(str(a), str(b), str(c)) for a, b, c in frame[["method", "member", "options"]].itertuples(index=False)}
-    return sorted(rows, key=lambda row: (methods.get(row[0], len(methods)), members.get(row[1], len(members)), row))
+    return sorted(rows, key=lambda row: (methods.get(row[0], len(methods)), places.get(row[1], len(places)), row))
 
 
 def opening(specs: Sequence[RunSpec]) -> str:
