@@ -15,8 +15,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from zoolib import evidence
-from zoolib.methods import ranking
+from zoolib import evidence, features, own
 from zoolib.probes import linear_probe, nearest_neighbours
 from zoolib.spec import ZoolibError
 from zoolib.transferability import (
@@ -232,11 +231,11 @@ def test_the_gram_matrix_is_left_for_the_singular_values_where_it_would_cost_dig
 def test_the_widely_used_formula_is_right_for_full_rank_and_impossible_for_fewer_samples_than_dimensions():
     labels = classes(60, 3)
     tall, wide = clusters(labels, 10, 0), clusters(labels, 200, 0)
-    for features in (tall, wide):
-        spectrum, maximum, _ = evidence.solve(features, one_hot(labels))
-        wrong = evidence.without_prior_term(spectrum, maximum, features.shape[1]).mean() / 60
-        right = logme(features, labels).score
-        assert wrong == pytest.approx(right) if features is tall else wrong > right + 1
+    for values in (tall, wide):
+        spectrum, maximum, _ = evidence.solve(values, one_hot(labels))
+        wrong = evidence.without_prior_term(spectrum, maximum, values.shape[1]).mean() / 60
+        right = logme(values, labels).score
+        assert wrong == pytest.approx(right) if values is tall else wrong > right + 1
 
 
 # The convergence theorem ----------------------------------------------------------------------------------------------
@@ -528,7 +527,12 @@ def test_memory_stays_within_twice_that_of_the_features():
 
 def test_a_class_without_an_image_to_train_on_is_named_before_features_are_extracted():
     train = SimpleNamespace(labels=np.array([0, 0, 2, 2, 1]), classes=["ant", "bee", "cat"])
-    data = SimpleNamespace(train=train, rows={"train": np.array([0, 1, 2, 3])}, manifest=SimpleNamespace(num_classes=3))
-    ctx = SimpleNamespace(data=data, spec=SimpleNamespace(dataset="garden"))
-    with pytest.raises(ZoolibError, match="class 'bee' of garden has no image to train on"):
-        ranking.rank(ctx)
+    manifest = SimpleNamespace(num_classes=3, name="garden", task="cls")
+    data = SimpleNamespace(train=train, rows={"train": np.array([0, 1, 2, 3])}, manifest=manifest)
+    calls = (
+        lambda: features.extract(None, data, None, None),  # for rankings, B-Tuning and DELTA alike
+        lambda: own.rank(SimpleNamespace(members=[]), data),
+    )
+    for call in calls:
+        with pytest.raises(ZoolibError, match="class 'bee' of garden has no image to train on"):
+            call()
