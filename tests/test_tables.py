@@ -164,6 +164,8 @@ def test_markdown_is_a_table_with_numbers_to_the_right():
 def test_bold_and_signed_numbers_and_gaps_leave_a_column_of_numbers_to_the_right():
     frame = pd.DataFrame({"a": ["**1.0**", "not run"], "b": ["+0.3", "-2"], "c": ["not run", "—"], "d": ["1.0", "m"]})
     assert tables.markdown(frame).splitlines()[1] == "| ---: | ---: | --- | --- |"
+    beside = pd.DataFrame({"300w": ["3.33", tables.NOT_IN_PAPER], "words": [tables.NOT_IN_PAPER] * 2})
+    assert tables.markdown(beside).splitlines()[1] == "| ---: | --- |"
 
 
 def test_costs_are_medians_over_seeds(store: ResultStore):

@@ -242,7 +242,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _numbers(cells: Sequence[str]) -> bool:
     """Whether a column holds numbers, bold or signed ones too, besides what stands where there is none."""
-    values = [cell for cell in cells if cell not in ("", "—", NOT_RUN)]
+    values = [cell for cell in cells if cell not in ("", "—", NOT_RUN, NOT_IN_PAPER)]
     return bool(values) and all(cell.strip("*").lstrip("+-−")[:1].isdigit() for cell in values)
 
 
