@@ -87,6 +87,10 @@ def test_an_image_of_two_classes_is_not_tested_and_copies_across_given_splits_ar
     data = own.folder(tmp_path / "photos", SETTINGS)
     tested, trained = ({image.tobytes() for image in part.pixels} for part in (data.test, data.train))
     assert not tested & trained and len(tested) == len(data.test.labels)
+    for name in ("one", "other"):
+        shutil.copytree(photos / "dark", tmp_path / "alike" / name)
+    with pytest.raises(ZoolibError, match="every image is in two classes"):
+        own.folder(tmp_path / "alike", SETTINGS)
     for part, numbers in {"train": range(8), "test": range(7, 12)}.items():
         for name in ("bright", "dark"):
             (tmp_path / "split" / part / name).mkdir(parents=True)

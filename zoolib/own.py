@@ -189,6 +189,8 @@ class _Found:
 def _dataset(
     path: Path, found: list[_Found], classes: list[str], settings: Settings, protocol: str, notes: Sequence[str] = ()
 ) -> Dataset:
+    if not any(item.split == "test" for item in found):
+        raise ZoolibError(f"{path}: every image is in two classes, so none can be tested; keep each in one")
     train, test = (
         _images([item for item in found if (item.split == "test") == tested], classes, settings.decode_size)
         for tested in (False, True)
