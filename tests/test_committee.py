@@ -31,7 +31,7 @@ def context(val, test, labels, **options):
     }
     settings = SimpleNamespace(val_fraction=0.2)
     spec = SimpleNamespace(option=lambda name: options[name], task="cls", settings=settings)
-    data = SimpleNamespace(rows={"test": np.arange(len(labels))}, subsets=lambda split: {})
+    data = SimpleNamespace(rows={"test": np.arange(len(labels))}, subsets=lambda split: {}, brings_validation=False)
     hub = SimpleNamespace(names=list(finished))
     return Context(spec, data, hub, Classification(3), None, None, None, finished)
 
