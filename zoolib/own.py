@@ -6,7 +6,6 @@ book's pages "Add a hub" and "Add a dataset").
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -137,78 +136,51 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         raise ZoolibError(f"{path} is no folder; pass one that holds a folder of images for each class")
     if not 0 < test_share < 1:
         raise ZoolibError(f"test_share is {test_share}; use a share between 0 and 1, such as 0.25")
+    place = Path(path)
     shadows = (".", "__MACOSX")  # of other systems
-    classes = sorted(d.name for d in Path(path).iterdir() if d.is_dir() and not d.name.startswith(shadows))
-    if classes and {*classes} <= {*importing.SPLIT_NAMES}:
-        return _split_folder(Path(path), settings)
-    if len(classes) < 2:
+    folders = [d.name for d in place.iterdir() if d.is_dir() and not d.name.startswith(shadows)]
+    parted = bool(folders) and {*folders} <= {*importing.SPLIT_NAMES}  # train and test lie above the classes
+    if len(folders) < 2 and not parted:
         raise ZoolibError(
-            f"{path} holds {len(classes)} folders; make one folder of images for each of two or more classes"
+            f"{place} holds {len(folders)} folders; make one folder of images for each of two or more classes"
         )
-    found, places = [], collections.Counter[str]()
-    for name in classes:
-        places.update({hashlib.sha256(f.read_bytes()).hexdigest() for f in _images_in(Path(path) / name)})
-    for label, name in enumerate(classes):
-        digests = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in _images_in(Path(path) / name)}
-        different = sorted({*digests.values()})
-        if len(different) < 4:
-            raise ZoolibError(f"{Path(path) / name} holds {len(different)} images; a class needs at least four")
-        free = [digest for digest in different if places[digest] == 1]  # an image of two classes is not tested
-        tested = {*free[: min(max(1, round(test_share * len(different))), len(different) - 2)]}
-        for file in sorted(digests, key=lambda file: (digests[file], file.name)):
-            found.append(_Found(file, label, digests[file], "test" if digests[file] in tested else "train"))
-    return _dataset(Path(path), found, classes, settings, "split by content within each class")
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if is_image(file.name) and file.is_file()]
-
-
-def _split_folder(path: Path, settings: Settings) -> Dataset:
-    items = importing.read_items(path)
+    for name in [] if parted else sorted(folders):  # an empty class would not be seen below
+        if not any(is_image(file.name) for file in (place / name).iterdir()):
+            raise ZoolibError(f"{place / name} holds 0 images; a class needs at least four")
+    items = importing.read_items(place)
     classes = sorted({item.label for item in items})
     if len(classes) < 2:
-        raise ZoolibError(f"{path}/train holds one class, {classes[0]}; a dataset needs two or more")
-    found = [
-        _Found(path / i.path, classes.index(i.label), hashlib.sha256(i.load()).hexdigest(), i.split) for i in items
-    ]
+        raise ZoolibError(f"{place} holds one class, {classes[0]}; a dataset needs two or more")
     importing.add_digests(items)
-    return _dataset(path, found, classes, settings, "split by the folders", importing.notices(items))
-
-
-@dataclass(frozen=True)
-class _Found:
-    """An image of a folder: its label, the checksum of its file, and its split."""
-
-    file: Path
-    label: int
-    content: str
-    split: str
-
-
-def _dataset(
-    path: Path, found: list[_Found], classes: list[str], settings: Settings, protocol: str, notes: Sequence[str] = ()
-) -> Dataset:
-    if not any(item.split == "test" for item in found):
-        raise ZoolibError(f"{path}: every image is in two classes, so none can be tested; keep each in one")
+    given = items[0].split != ""
+    if not given:
+        for name in classes:
+            different = {item.digest for item in items if item.label == name}
+            if len(different) < 4:
+                raise ZoolibError(f"{place / name} holds {len(different)} images; a class needs at least four")
+        importing.assign_splits(items, test_share, kept=2)
+        if not any(item.split == "test" for item in items):
+            raise ZoolibError(f"{place}: every image is in two classes, so none can be tested; keep each in one")
+        items.sort(key=lambda item: (item.label, item.digest, item.path))  # whatever the files are called
     train, test = (
-        _images([item for item in found if (item.split == "test") == tested], classes, settings.decode_size)
+        _images(place, [item for item in items if (item.split == "test") == tested], classes, settings.decode_size)
         for tested in (False, True)
     )
-    sizes = Sizes(train=len(train.labels), test=len(test.labels))
     manifest = DatasetManifest(
-        name="own-images", title=path.name, task="cls", source="canonical", description="a folder of images",
-        num_classes=len(classes), sizes=sizes, protocol=protocol, flip=False, licence="yours", citation="none",
-        homepage="", differences=list(notes),
+        name="own-images", title=place.name, task="cls", source="canonical", description="a folder of images",
+        num_classes=len(classes), sizes=Sizes(train=len(train.labels), test=len(test.labels)),
+        protocol="split by the folders" if given else "split by content within each class", flip=False,
+        licence="yours", citation="none", homepage="", differences=importing.notices(items),
     )  # fmt: skip
     rows = loaders.split_rows(train.labels, settings, train.groups, train.validation)
     return Dataset(manifest, train, test, rows | {"test": np.arange(len(test.labels))}, "own")
 
 
-def _images(found: list[_Found], classes: list[str], side: int) -> Images:
-    pixels = np.stack([read_image(item.file, side) for item in found])
-    labels, validation = np.array([item.label for item in found]), np.array([item.split == "val" for item in found])
-    groups = np.unique([item.content for item in found], return_inverse=True)[1]
+def _images(place: Path, items: list[importing.Item], classes: list[str], side: int) -> Images:
+    pixels = np.stack([read_image(place / item.path, side) for item in items])
+    labels = np.array([classes.index(item.label) for item in items])
+    groups = np.unique([item.digest for item in items], return_inverse=True)[1]
+    validation = np.array([item.split == "val" for item in items])
     given = validation if validation.any() else None
     return Images(pixels, labels, classes, hashlib.sha256(pixels.tobytes()).hexdigest(), groups, given)
 

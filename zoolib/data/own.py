@@ -182,11 +182,11 @@ def add_digests(items: list[Item]) -> None:
             raise ZoolibError(f"{item.path}: not a readable image ({reason(error)[:60]}); replace or drop it") from None
 
 
-def assign_splits(items: list[Item], test: float) -> None:
+def assign_splits(items: list[Item], test: float, kept: int = 1) -> None:
     """Give every item a split: in each class the images with the lowest hashes are tested, copies stay together.
 
     The same images always fall into the same split, whatever their names and order. An image that occurs in two
-    classes is trained on, so that no copy of it is tested.
+    classes is trained on, so that no copy of it is tested, and so are `kept` different images of each class.
     """
     classes = collections.defaultdict(set)
     for item in items:
@@ -196,10 +196,10 @@ def assign_splits(items: list[Item], test: float) -> None:
         by_class[item.label][item.digest].append(item)
     for groups in by_class.values():
         wanted = max(1, round(test * sum(map(len, groups.values()))))
-        tested, last = 0, len(groups) - 1
-        for place, digest in enumerate(sorted(groups)):
-            chosen = tested < wanted and len(classes[digest]) == 1 and not (place == last and tested + 1 > last)
-            tested += len(groups[digest]) if chosen else 0
+        tested, left = 0, len(groups) - kept  # images that are tested, and groups of copies that still may be
+        for digest in sorted(groups):
+            chosen = tested < wanted and len(classes[digest]) == 1 and left > 0
+            tested, left = tested + len(groups[digest]) * chosen, left - chosen
             for item in groups[digest]:
                 item.split = "test" if chosen else "train"
 
