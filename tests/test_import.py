@@ -6,6 +6,8 @@ import collections
 import dataclasses
 import io
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +166,35 @@ def test_an_import_takes_linked_folders_and_says_what_it_left_and_of_which_split
     assert "linked: 2 classes, 10 train, 2 val, 8 test" in said
     assert "1 classes have no val image, such as 'bee'" in said
     assert "1 files are no images by their endings and were not taken, such as '9.heic'" in said
+
+
+@pytest.mark.parametrize("target", ["photos", "."])
+def test_a_link_to_a_folder_that_it_lies_in_is_named(place: Path, target: str, capsys: pytest.CaptureFixture[str]):
+    fill(place / "photos", ant=range(4), bee=range(20, 24))
+    (place / "photos/ant/round").symlink_to(place / target)
+    assert main(["import", str(place / "photos"), "--name", "round"]) == 1
+    assert f"{place}/photos/ant/round: a link to a folder that it lies in" in capsys.readouterr().err
+
+
+def test_folders_that_link_to_each_other_are_named(place: Path):
+    for name, other in (("ant", "bee"), ("bee", "ant")):
+        fill(place / "photos", **{name: range(4)})
+        (place / f"photos/{name}/other").symlink_to(place / f"photos/{other}")
+    with pytest.raises(ZoolibError, match="ant/other/other: a link to a folder that it lies in"):
+        importing.read_items(place / "photos")
+
+
+def test_an_import_into_another_place_prints_a_command_that_finds_it(place: Path, capsys: pytest.CaptureFixture[str]):
+    fill(place / "photos", ant=range(4), bee=range(20, 24))
+    assert main(["import", str(place / "photos"), "--name", "aside", "--into", str(place / "my data")]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].removeprefix("use it: ")
+    shown = "import os; print(os.environ['ZOOLIB_DATA'])"
+    roots = subprocess.run(
+        ["sh", "-c", command.replace("python -m zoolib run", f'python -c "{shown}"')], capture_output=True, text=True
+    ).stdout.strip()
+    assert roots.split(os.pathsep) == [str(place / "my data"), str(place / "DATA")]
+    main(["import", str(place / "photos"), "--name", "aside", "--into", str(place / "DATA")])
+    assert "\nuse it: python -m zoolib run cls -p dataset aside" in capsys.readouterr().out
 
 
 def test_an_import_of_earlier_code_that_left_validation_images_aside_is_made_again(place: Path):

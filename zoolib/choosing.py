@@ -19,7 +19,7 @@ STRATEGIES = {
     "logme": ("LogME's first, fine-tuned", "1", "1"),
     "validation": ("all fine-tuned, the best on validation images kept", "m", "1"),
     "l2_sp": ("LogME's first, with L2-SP", "1", "1"),
-    "b_tuning": ("LogME's first, B-Tuned by its first three", "1", "1"),
+    "b_tuning": ("LogME's first, B-Tuning with its top three", "1", "1"),
     "distill": ("the ensemble distilled into one", "m + 1", "1"),
     "lite_zoo_tuning": ("Lite Zoo-Tuning", "1, with m kernels a layer", "1"),
     "model_soups": ("Model Soups", "2m", "1"),

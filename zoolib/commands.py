@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from zoolib import games, notebooks
 from zoolib.data import manifests
 from zoolib.data.schema import DatasetManifest, HubManifest
 from zoolib.methods import METHODS
-from zoolib.paths import CHECKOUT, build_dir
+from zoolib.paths import CHECKOUT, build_dir, data_roots
 from zoolib.profiles import PROFILES, profile
 from zoolib.spec import INSTALL_BOOK, RunSpec, ZoolibError, unknown
 
@@ -71,7 +72,11 @@ def import_own(args: argparse.Namespace) -> None:
     print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes}")
     for note in done.notes:
         print(f"{done.manifest.name}: note: {note}")
-    print(f"{done.folder}\nuse it: python -m zoolib run cls -p dataset {done.manifest.name}")
+    roots = [known.resolve() for known in data_roots()]
+    there = ""
+    if root and root.resolve() not in roots:
+        there = f"ZOOLIB_DATA={shlex.quote(os.pathsep.join(map(str, [root.resolve(), *roots[:-1]])))} "
+    print(f"{done.folder}\nuse it: {there}python -m zoolib run cls -p dataset {done.manifest.name}")
 
 
 def fetch(args: argparse.Namespace) -> None:

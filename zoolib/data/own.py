@@ -100,8 +100,15 @@ def _from_folder(path: Path) -> list[Item]:
 
 
 def _files(path: Path) -> list[Path]:
-    """All files below a folder, those of linked folders too."""
-    return sorted(Path(top) / name for top, _, names in os.walk(path, followlinks=True) for name in names)
+    """All files below a folder, those of linked folders too. Raises ZoolibError where a link leads back to a parent."""
+    files = []
+    for top, folders, names in os.walk(path, followlinks=True):
+        folders.sort()
+        files += [Path(top) / name for name in names]
+        for link in (Path(top) / name for name in folders if (Path(top) / name).is_symlink()):
+            if link.resolve() in {parent.resolve() for parent in link.absolute().parents}:
+                raise ZoolibError(f"{link}: a link to a folder that it lies in; remove it")
+    return sorted(files)
 
 
 def _column(path: Path, names: list[str], kind: str) -> str:
