@@ -86,7 +86,7 @@ rule batch:
         log=lambda wildcards: f"{BUILD}/logs/{wildcards.batch}.log",
     priority: 1  # the pages that need no run wait
     threads: 1
-    shell: "{sys.executable} -m zoolib record {params.specs:q} > {params.log:q} 2>&1"
+    shell: "{sys.executable:q} -m zoolib record {params.specs:q} > {params.log:q} 2>&1"
 
 
 rule notebook:
@@ -97,7 +97,7 @@ rule notebook:
         given=parameters,
         log=lambda wildcards: f"{BUILD}/logs/{wildcards.page}.log",
     threads: 1
-    shell: "{sys.executable} -m zoolib run {params.name} {params.given} --output {output:q} > {params.log:q} 2>&1"
+    shell: "{sys.executable:q} -m zoolib run {params.name} {params.given} --output {output:q} > {params.log:q} 2>&1"
 
 
 rule html:
@@ -108,4 +108,4 @@ rule html:
     params:
         log=f"{BUILD}/logs/html.log",
     threads: 1
-    shell: "{sys.executable} -m zoolib html {input.notebooks:q} > {params.log:q} 2>&1"
+    shell: "{sys.executable:q} -m zoolib html {input.notebooks:q} > {params.log:q} 2>&1"

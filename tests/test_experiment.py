@@ -4,10 +4,12 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from zoolib.__main__ import main
 from zoolib.data import loaders, manifests
 from zoolib.files import locked
 from zoolib.grid import grid, needed
-from zoolib.methods import METHODS
+from zoolib.methods import METHODS, MethodCard
 from zoolib.paths import CHECKOUT
 from zoolib.plans import planned
 from zoolib.results import ResultStore
@@ -271,6 +273,18 @@ def test_absent_weights_are_named_before_the_first_run_is_computed(tmp_path):
         experiment.complete(specs, store, progress=False)
     assert not any(store.has(spec) for spec in specs)
     experiment.require([spec for spec in specs if spec.method == "scratch" or spec.member == "rotation"])
+
+
+def test_the_method_of_the_book_runs_as_it_is_printed(store, monkeypatch):
+    page = (CHECKOUT / "book/extend/method.md").read_text()
+    module, entry = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    written = types.ModuleType("zoolib.methods.probe")
+    monkeypatch.setitem(sys.modules, written.__name__, written)
+    exec(module, vars(written))
+    monkeypatch.setitem(METHODS, "probe", eval(entry, {"MethodCard": MethodCard}))
+    specs = smoke("probe")
+    assert len(specs) == len(manifests.hub("digits-zoo").members)
+    assert 0 <= experiment.run(specs[0], store).metrics["test"]["top1_accuracy"] <= 100
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -121,6 +122,22 @@ def test_an_empty_connection_is_given_up_after_a_few_tries(server: Files, tmp_pa
     with pytest.raises(ZoolibError, match="file: http"):
         download.download(one(server, "file"), tmp_path / "file")
     assert len(server.asked) == download.TRIES
+
+
+def test_a_full_disk_is_not_taken_for_a_bad_mirror(server: Files, tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(url: str, part: Path) -> None:
+        asked.append(url)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked: list[str] = []
+    monkeypatch.setattr(download, "_get", full)
+    with pytest.raises(OSError, match="No space left"):
+        download.download(one(server, "file", "late"), tmp_path / "file")
+    assert len(asked) == 1
+    manifest = tiny(server, tmp_path)
+    monkeypatch.setattr("zoolib.commands._things", lambda names: [manifest])
+    assert main(["fetch", "eurosat"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("zoolib: disk full: free some space")
 
 
 # A dataset
@@ -355,6 +372,20 @@ def test_a_download_of_a_member_that_is_not_fetched_is_refused(server: Files) ->
 
 
 # The command line
+
+
+def test_a_fetch_into_another_place_says_how_to_use_it_or_that_it_was_not_needed(
+    server: Files, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr("zoolib.commands._things", lambda names: [tiny(server, tmp_path)])
+    assert main(["fetch", "eurosat", "--into", str(tmp_path / "aside")]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"use it: ZOOLIB_DATA={tmp_path / 'aside'}:{tmp_path / 'data'} before a command\n")
+    assert main(["fetch", "eurosat"]) == 0
+    assert "use it" not in capsys.readouterr().out
+    assert main(["fetch", "eurosat", "--into", str(tmp_path / "third")]) == 0
+    assert f"eurosat: note: it was here already, so {tmp_path / 'third'} was left as it is" in capsys.readouterr().out
+    assert not (tmp_path / "third").exists()
 
 
 def test_fetch_and_verify_answer_in_one_line_each(tmp_path: Path, capsys) -> None:

@@ -127,6 +127,12 @@ def test_damaged_weights_are_refused_by_checksum_and_by_content(tmp_path):
         read_weights(file)
 
 
+def test_an_empty_file_is_no_checkpoint(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"")
+    with pytest.raises(ZoolibError, match=r"w\.pth: not a readable checkpoint \(EOFError"):
+        read_weights(tmp_path / "w.pth")
+
+
 def test_a_pickle_with_code_in_it_is_not_executed(tmp_path):
     import pickle
 

@@ -168,6 +168,25 @@ def test_an_import_takes_linked_folders_and_says_what_it_left_and_of_which_split
     assert "1 files are no images by their endings and were not taken, such as '9.heic'" in said
 
 
+def test_an_import_whose_files_changed_does_not_verify(place: Path, capsys: pytest.CaptureFixture[str]):
+    fill(place / "photos", ant=range(4), bee=range(20, 24))
+    main(["import", str(place / "photos"), "--name", "garden"])
+    assert main(["verify", "garden"]) == 0
+    file = place / "DATA/garden/train.parquet"
+    pq.write_table(pq.read_table(file).slice(1), file)
+    capsys.readouterr()
+    assert main(["verify", "garden"]) == 1
+    assert "DATA/garden: changed since it was imported; import it again" in capsys.readouterr().err
+
+
+def test_a_yaml_of_another_program_below_a_data_root_is_left_alone(place: Path):
+    (place / "DATA/coco128").mkdir()
+    (place / "DATA/coco128/coco128.yaml").write_text("path: coco128\nnc: 80\n")
+    fill(place / "photos", ant=range(4), bee=range(20, 24))
+    assert main(["import", str(place / "photos"), "--name", "garden"]) == 0
+    assert [*manifests.own()] == ["garden"]
+
+
 @pytest.mark.parametrize("target", ["photos", "."])
 def test_a_link_to_a_folder_that_it_lies_in_is_named(place: Path, target: str, capsys: pytest.CaptureFixture[str]):
     fill(place / "photos", ant=range(4), bee=range(20, 24))

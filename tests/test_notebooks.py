@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jupyter_client
+import nbclient
 import nbformat
 import papermill
 import pytest
@@ -23,6 +25,7 @@ from zoolib import games, notebooks, stamps
 from zoolib.grid import grid
 from zoolib.paths import CHECKOUT
 from zoolib.results import ResultStore
+from zoolib.spec import ZoolibError
 
 NOTEBOOKS = sorted((CHECKOUT / "notebooks").glob("*.ipynb"))
 PARAMETERS = {
@@ -275,6 +278,28 @@ def test_the_landmark_notebook_without_computing_shows_what_there_is(execute: Ex
     assert not error, error
     text = "\n".join(outputs(notebook, "text/markdown"))
     assert "| Hub-Pathway | not run |  | 3.33 | 4.54 | 3.51 |" in text and not outputs(notebook, "image/svg+xml")
+
+
+def test_the_word_false_is_not_taken_for_yes(execute: Execute):
+    error, _ = execute("landmarks", "compute='false'")
+    assert error == "ZoolibError: compute is 'false'; use True or False"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (jupyter_client.kernelspec.NoSuchKernel("python3"), "no kernel 'python3' is here to run it; install the book"),
+        (nbclient.exceptions.DeadKernelError("Kernel died"), "its kernel died, of too little memory perhaps; see "),
+    ],
+)
+def test_a_kernel_that_is_absent_or_dies_is_one_line(error: Exception, words: str, tmp_path: Path, monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+    with pytest.raises(ZoolibError, match=words):
+        notebooks.execute("cls", {}, tmp_path / "out.ipynb")
+    assert not [*tmp_path.glob("*.input.ipynb")]
 
 
 def test_papermill_is_loaded_without_the_slow_check_of_iris_which_stays_importable():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from benchmarks import checkpoints
@@ -155,6 +156,23 @@ def test_a_local_checkpoint_with_entry_prefix_and_another_head_is_a_member_of_yo
     first = model.backbone.features[0][0].weight
     assert torch.equal(first, source.features[0][0].weight)
     assert model.eval()(torch.rand(1, 3, 64, 64)).shape == (1, 1024)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+@pytest.mark.parametrize("second", ["ten classes", "none"])
+def test_a_network_with_second_heads_takes_checkpoints_tuned_with_and_without_them(name: str, second: str, tmp_path):
+    source = torchvision.models.get_model(name, weights=None, init_weights=False, aux_logits=second != "none")
+    for layer in [part.AuxLogits if name == "inception_v3" else part.aux1 for part in [source] if second != "none"]:
+        last = "fc" if name == "inception_v3" else "fc2"
+        setattr(layer, last, nn.Linear(getattr(layer, last).in_features, 10))
+    torch.save({f"net.{key}": value for key, value in source.state_dict().items()}, tmp_path / "w.pth")
+    member = manifests.hub("resnet50-random").members[0].model_copy(update={
+        "architecture": f"torchvision:{name}", "weights": f"file:{tmp_path / 'w.pth'}", "prefix": "net.",
+        "sha256": None,
+    })  # fmt: skip
+    built = build(member).backbone.state_dict()
+    assert all(torch.equal(value, source.state_dict()[key]) for key, value in built.items() if key != "fc.weight")
+    assert len(built) > 100 and not any(key.startswith(("Aux", "aux")) for key in built)
 
 
 def test_an_inception_network_sees_299_pixels_and_returns_features_in_training_too() -> None:

@@ -15,7 +15,7 @@ from zoolib.data import download, fetch
 from zoolib.data.manifests import file_sha256
 from zoolib.data.schema import MemberManifest
 from zoolib.paths import data_roots, made_weights, packaged_weights
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 StateDict = dict[str, Tensor]
 
@@ -84,10 +84,10 @@ def read_weights(path: Path, sha256: str | None = None, entry: str = "") -> Stat
         if held := _FOREIGN.search(str(error)):
             raise ZoolibError(
                 f"{path}: it holds {held[1]} beside its tensors, which could run code and is not read; if you trust "
-                f"it, save the tensors alone: torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], "
-                "'weights.pth'), with the name of its own entry"
+                f"it, save the tensors alone: torch.save(torch.load({str(path)!r}, weights_only=False)['state_dict'], "
+                "'weights.pth'), with the name of its own entry, or .state_dict() where it is a whole network"
             ) from None
-        raise ZoolibError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        raise ZoolibError(f"{path}: not a readable checkpoint ({reason(error)})") from None
     found = content.get(entry) if entry and isinstance(content, dict) else content
     if not isinstance(found, dict):
         raise ZoolibError(f"{path}: there is no {entry!r} in it; it has {_some(content)}")

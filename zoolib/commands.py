@@ -72,11 +72,15 @@ def import_own(args: argparse.Namespace) -> None:
     print(f"{done.manifest.name}: {done.manifest.num_classes} classes, {sizes}")
     for note in done.notes:
         print(f"{done.manifest.name}: note: {note}")
+    print(f"{done.folder}\nuse it: {_finding(root)}python -m zoolib run cls -p dataset {done.manifest.name}")
+
+
+def _finding(root: Path | None) -> str:
+    """What to write before a command so that it finds what was put below `root`; "" where it does anyway."""
     roots = [known.resolve() for known in data_roots()]
-    there = ""
-    if root and root.resolve() not in roots:
-        there = f"ZOOLIB_DATA={shlex.quote(os.pathsep.join(map(str, [root.resolve(), *roots[:-1]])))} "
-    print(f"{done.folder}\nuse it: {there}python -m zoolib run cls -p dataset {done.manifest.name}")
+    if root is None or root.resolve() in roots:
+        return ""
+    return f"ZOOLIB_DATA={shlex.quote(os.pathsep.join(map(str, [root.resolve(), *roots[:-1]])))} "
 
 
 def fetch(args: argparse.Namespace) -> None:
@@ -86,14 +90,20 @@ def fetch(args: argparse.Namespace) -> None:
     root = Path(args.into).expanduser() if args.into else None
     for item in _things(args.names):
         if isinstance(item, DatasetManifest):
-            folder = fetch.fetch(item, root, _note)
-            print(f"{fetch.verify(item, folder)}: {folder}")
-            continue
-        for member in item.members:
-            if fetch.weights_name(member):
-                print(fetch.fetch_weights(member, root, _note))
-            else:
-                print(f"{item.name}: {member.name}: {member.weights}, nothing to fetch")
+            places = [fetch.fetch(item, root, _note)]
+            print(f"{fetch.verify(item, places[0])}: {places[0]}")
+        else:
+            places = []
+            for member in item.members:
+                if fetch.weights_name(member):
+                    places.append(fetch.fetch_weights(member, root, _note))
+                    print(places[-1])
+                else:
+                    print(f"{item.name}: {member.name}: {member.weights}, nothing to fetch")
+        if root and not all(place.resolve().is_relative_to(root.resolve()) for place in places):
+            print(f"{item.name}: note: it was here already, so {root} was left as it is")
+        elif places and (there := _finding(root)):
+            print(f"use it: {there}before a command")
 
 
 def verify(args: argparse.Namespace) -> None:

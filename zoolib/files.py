@@ -38,13 +38,15 @@ def locked(path: Path, busy: Callable[[], None]) -> Iterator[IO[str]]:
     It gives the open file: a child process that inherits it keeps the lock as long as it lives.
 
     Where another one is in it, `busy` is called first, which may raise, and then the block waits. Raises OSError where
-    the file cannot be written.
+    the file cannot be written, or its file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             busy()
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:  # the system names no file here
+            raise OSError(error.errno, error.strerror, str(path)) from None
         yield handle

@@ -15,7 +15,7 @@ from zoolib.data.manifests import hub as hub_manifest
 from zoolib.data.schema import HubManifest, MemberManifest
 from zoolib.layers.depthwise import quicken
 from zoolib.nets import NETS
-from zoolib.spec import ZoolibError, unknown
+from zoolib.spec import ZoolibError, reason, unknown
 
 _AUXILIARY = (
     "inception_v3",
@@ -130,19 +130,32 @@ def build(member: MemberManifest, pretrained: bool = True, keep_head: bool = Fal
             # Not torch.manual_seed, which would seed the GPUs as well, and nothing puts their generators back.
             torch.default_generator.manual_seed(zlib.crc32(member.name.encode()))
         network = architecture(member.architecture)
+    dropped = _drop_auxiliary(network)
     headless = member.architecture.startswith("zoolib:")  # packaged networks have no source head
     if pretrained and member.weights != "random":
         path = weights_file(member)
         check_sum(path, member)
-        load(network, read_weights(path, entry=member.entry), member, str(path), keep_head or headless)
-    if getattr(network, "aux_logits", False):  # second heads end with the pre-training
-        setattr(network, "aux_logits", False)  # noqa: B010  a plain attribute, which mypy takes for a module
-        for name in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(network, name):
-                setattr(network, name, None)
+        state = read_weights(path, entry=member.entry)
+        second = tuple(f"{member.prefix}{name}." for name in dropped)
+        kept = {name: tensor for name, tensor in state.items() if not name.startswith(second)} if second else state
+        load(network, kept, member, str(path), keep_head or headless)
     if not (keep_head or headless):
         behead(network)
     return HubModel(member, network, spatial)
+
+
+def _drop_auxiliary(network: nn.Module) -> list[str]:
+    """Remove the second heads of Inception and GoogLeNet, which end with the pre-training; their names.
+
+    Before weights are read: a checkpoint of other classes, or one saved without them, fits as well.
+    """
+    if not getattr(network, "aux_logits", False):
+        return []
+    setattr(network, "aux_logits", False)  # noqa: B010  a plain attribute, which mypy takes for a module
+    found = [name for name in ("AuxLogits", "aux1", "aux2") if hasattr(network, name)]
+    for name in found:
+        setattr(network, name, None)
+    return found
 
 
 @torch.no_grad()
@@ -152,9 +165,8 @@ def check_features(model: HubModel, member: MemberManifest, size: int = 64) -> N
     try:
         features = model.eval()(torch.rand(2, 3, side, side))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ZoolibError(
-            f"{member.name!r} does not take images of {side} pixels ({reason}); say fixed_input: true and its "
+            f"{member.name!r} does not take images of {side} pixels ({reason(error)}); say fixed_input: true and its "
             "input_size in the hub's YAML"
         ) from None
     if features.shape != (2, member.num_features):

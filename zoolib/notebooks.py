@@ -18,7 +18,7 @@ from zoolib import games
 from zoolib.files import atomic
 from zoolib.grid import grid
 from zoolib.paths import build_dir, shared
-from zoolib.spec import RunSpec, ZoolibError, unknown
+from zoolib.spec import INSTALL_BOOK, RunSpec, ZoolibError, unknown
 
 
 def available() -> dict[str, Path]:
@@ -151,6 +151,9 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
     .failed.ipynb.
     """
     papermill = _papermill()
+    import jupyter_client
+    import nbclient
+
     source = json.dumps(_headed(json.loads(available()[name].read_text()), chosen))
     output.parent.mkdir(parents=True, exist_ok=True)
     filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
@@ -160,6 +163,10 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
         papermill.execute_notebook(
             str(filled), str(failed), dict(chosen), kernel_name="python3", progress_bar=False, log_output=False
         )
+    except jupyter_client.kernelspec.NoSuchKernel:
+        raise ZoolibError(f"{name}: no kernel 'python3' is here to run it; {INSTALL_BOOK}") from None
+    except nbclient.exceptions.DeadKernelError:
+        raise ZoolibError(f"{name}: its kernel died, of too little memory perhaps; see {failed}") from None
     except papermill.PapermillExecutionError as error:
         raise ZoolibError(f"{name}: {error.ename}: {error.evalue} (cell {error.exec_count}; see {failed})") from None
     finally:

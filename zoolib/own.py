@@ -33,7 +33,7 @@ from zoolib.layers.pathway import PathwayGenerator, top_k_mask
 from zoolib.method import Method
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.methods.single import Single
-from zoolib.spec import Settings, ZoolibError, unknown
+from zoolib.spec import Settings, ZoolibError, reason, unknown
 from zoolib.tasks import Classification
 from zoolib.train import Machine, fit
 
@@ -117,7 +117,7 @@ def _timm(member: MemberManifest) -> HubModel:
         return HubModel(member, timm.create_model(name, pretrained=True, num_classes=0))
     except Exception as error:  # the network, the hub client and timm each raise their own
         raise ZoolibError(
-            f"timm cannot load the weights of {name} ({str(error).splitlines()[0]}); connect once, or name weights "
+            f"timm cannot load the weights of {name} ({reason(error)}); connect once, or name weights "
             "that are here: package:MODULE, file:PATH or random"
         ) from None
 

@@ -39,5 +39,5 @@ def build_dir() -> Path:
 
 def data_roots() -> list[Path]:
     """Folders searched for datasets: those of $ZOOLIB_DATA (separated as in $PATH), then ~/.cache/zoolib/data."""
-    named = [Path(part).expanduser() for part in os.environ.get("ZOOLIB_DATA", "").split(os.pathsep) if part]
+    named = [Path(part).expanduser().absolute() for part in os.environ.get("ZOOLIB_DATA", "").split(os.pathsep) if part]
     return [*named, Path("~/.cache/zoolib/data").expanduser()]

@@ -144,7 +144,8 @@ def require_torchvision() -> None:
 
         raise ZoolibError(
             f"operator torchvision::nms does not exist: torch {torch.__version__} and torchvision are not a matching "
-            "pair (a CPU-only torch wheel?); install both from the index's default build: uv pip sync requirements.lock"
+            "pair (a CPU-only torch wheel?); install both from one index, in a checkout by "
+            "rm .venv/.ready && make .venv/.ready"
         ) from None
 
 

@@ -46,6 +46,13 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> ZoolibError:
     return ZoolibError(f"unknown {kind} {name!r}{hint}; known: {', '.join(shown) or 'none'}")
 
 
+def reason(error: BaseException) -> str:
+    """An exception as one line of printable text."""
+    text = " ".join(str(error).split())
+    shown = "".join(c if c.isprintable() else "?" for c in text)[:200]
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Settings:
     """Everything about data and optimisation that changes a number.

@@ -16,7 +16,7 @@ from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
 from zoolib.method import Method, Output
 from zoolib.runtime import code_fingerprint
-from zoolib.spec import Settings, ZoolibError
+from zoolib.spec import Settings, ZoolibError, reason
 from zoolib.tasks import Task
 
 CHECKPOINT_SECONDS = 60.0
@@ -211,9 +211,8 @@ def _resume(
         method.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
     except Exception as error:  # torch, pickle and zipfile each raise their own
-        reason = str(error).splitlines()[0]
         raise ZoolibError(
-            f"{path}: not a checkpoint of this run ({reason}); delete it to start the run afresh"
+            f"{path}: not a checkpoint of this run ({reason(error)}); delete it to start the run afresh"
         ) from None
     torch.set_rng_state(state["rng"].cpu())
     if state["cuda_rng"] and machine.device.type == "cuda":

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from zoolib.data.formats import SPLITS, Reading, Row, reason
+from zoolib.data.formats import SPLITS, Reading, Row
 from zoolib.data.schema import DatasetManifest
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 _BATCH = 64 << 20  # bytes of images that are held before they are written

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import sys
@@ -11,9 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from zoolib.data.formats import reason
 from zoolib.data.schema import SourceFile
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 TRIES = 3  # connections in a row that bring nothing new before a mirror is given up
 PAUSE = 0.5  # seconds before the second connection; it doubles from one to the next
@@ -64,6 +64,8 @@ def download(file: SourceFile, target: Path, report: Callable[[str], None] = lam
         except ZoolibError:
             raise
         except Exception as error:  # requests, urllib3 and the system each raise their own
+            if _full(error):  # every other mirror would end there, too
+                raise
             failures.append(f"{url} ({reason(error)})")
             report(failures[-1])
             continue
@@ -87,12 +89,19 @@ def _persist(url: str, part: Path) -> None:
             return
         except _Stop:
             raise
-        except Exception:
+        except Exception as error:
+            if _full(error):
+                raise
             after = part.stat().st_size if part.is_file() else 0
             idle = 0 if after > before else idle + 1
             if idle >= TRIES:
                 raise
             time.sleep(PAUSE * 2**idle)
+
+
+def _full(error: Exception) -> bool:
+    """Whether the disk has no room for the file."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _validator(part: Path) -> Path:

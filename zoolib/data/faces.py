@@ -21,7 +21,7 @@ from zoolib.data.manifests import file_sha256, find
 from zoolib.data.schema import DatasetManifest, Landmarks
 from zoolib.files import atomic
 from zoolib.paths import build_dir
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 #: side of the decoded square over that of the crop: room to turn by 30 degrees a box that is a quarter larger
 CONTEXT = 1.75
@@ -147,7 +147,7 @@ def read(path: Path, spec: Landmarks, size: int) -> Faces:
         column = table["landmarks"]
         images = table["image"]
     except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
-        raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
+        raise ZoolibError(f"{path}: not a readable canonical Parquet file ({reason(error)})") from None
     points = _points_of(column, spec.points, str(path))
     centre, side = squares(*_boxes_of(table, points, str(path)), str(path))
     digest = file_sha256(path)

@@ -23,7 +23,7 @@ from zoolib.data.manifests import SOURCE
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Source, SourceFile
 from zoolib.files import atomic
 from zoolib.paths import data_roots, made_weights
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 Report = Callable[[str], None]
 ORIGINALS = "originals"  # folder below a data root: downloaded archives, and those put there by hand
@@ -238,9 +238,7 @@ def verify(manifest: DatasetManifest, folder: Path | None = None) -> str:
         try:
             rows[split] = pq.ParquetFile(folder / f"{split}.parquet").metadata.num_rows
         except Exception as error:  # pyarrow raises many kinds for damaged files
-            raise ZoolibError(
-                f"{folder / split}.parquet: not a readable Parquet file ({formats.reason(error)})"
-            ) from None
+            raise ZoolibError(f"{folder / split}.parquet: not a readable Parquet file ({reason(error)})") from None
     counted = f"{rows['train']:,} train and {rows['test']:,} test rows"
     for variant in manifest.variants:
         if variant.sha256 == digests:
@@ -249,6 +247,8 @@ def verify(manifest: DatasetManifest, folder: Path | None = None) -> str:
         note = json.loads((folder / SOURCE).read_bytes())
         recorded = {split: str(note["sha256"][split]) for split in digests}
     except (OSError, ValueError, KeyError, TypeError):
+        if manifest.variants and (folder / "imported.json").is_file():
+            raise ZoolibError(f"{folder}: changed since it was imported; import it again") from None
         named = manifest.sizes  # nothing but the counts can be compared, and for some of a dataset's classes not they
         if not manifest.of and (rows["train"], rows["test"]) != (named.train, named.test):
             counted += f", where the manifest has {named.train:,} and {named.test:,}"

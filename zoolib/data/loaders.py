@@ -26,7 +26,7 @@ from zoolib.data.manifests import combined_sha256, data_sha256, dataset, fetched
 from zoolib.data.schema import DatasetManifest, Variant
 from zoolib.files import atomic
 from zoolib.paths import build_dir, data_roots
-from zoolib.spec import Settings, ZoolibError
+from zoolib.spec import Settings, ZoolibError, reason
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def decode(path: Path, side: int, num_classes: int, taken: Sequence[str] = ()) -
         optional = {"group", "validation"} & set(columns.names)
         table = pq.read_table(path, columns=["image", "label", *optional])
     except Exception as error:  # pyarrow raises many kinds; each means that this file is not what it should be
-        raise ZoolibError(f"{path}: not a readable canonical Parquet file ({str(error).splitlines()[0]})") from None
+        raise ZoolibError(f"{path}: not a readable canonical Parquet file ({reason(error)})") from None
     _check_types(path, columns)
     labels = table["label"].to_numpy().astype(np.int64)
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))

@@ -65,10 +65,11 @@ def _hub(path: Path) -> HubManifest:
 
 
 def own() -> dict[str, DatasetManifest]:
-    """Datasets of your own by name: the manifests that an import left below the data roots."""
+    """Datasets of your own by name: the manifests that an import left below the data roots, beside their images."""
     found: dict[str, DatasetManifest] = {}
     for path in (path for root in data_roots() for path in sorted(root.glob("*/*.yaml"))):
-        if path.stem == path.parent.name and not path.parent.name.startswith(".") and path.stem not in found:
+        named = path.stem == path.parent.name and not path.parent.name.startswith(".")
+        if named and path.stem not in found and (path.parent / "train.parquet").is_file():  # not another program's
             found[path.stem] = read(path, DatasetManifest)
     return found
 

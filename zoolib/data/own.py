@@ -23,12 +23,12 @@ from PIL import Image
 
 from zoolib.data import convert, manifests, pictures
 from zoolib.data.fetch import locked, publish, silent
-from zoolib.data.formats import SPLITS, Reading, Row, reason
+from zoolib.data.formats import SPLITS, Reading, Row
 from zoolib.data.formats.folders import is_image
 from zoolib.data.manifests import file_sha256
 from zoolib.data.schema import DatasetManifest, OwnData
 from zoolib.paths import data_roots
-from zoolib.spec import ZoolibError, unknown
+from zoolib.spec import ZoolibError, reason, unknown
 
 _SOURCE = "imported.json"  # where a dataset was imported from, and the state of the files then
 _FORMAT = 2  # of what an import writes: 1 kept validation images apart, where no run saw them

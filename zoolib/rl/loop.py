@@ -20,7 +20,7 @@ from zoolib.files import atomic
 from zoolib.rl.der import Agent, Network
 from zoolib.rl.envs import Atari
 from zoolib.rl.replay import Replay
-from zoolib.spec import ControlSettings, ZoolibError
+from zoolib.spec import ControlSettings, ZoolibError, reason
 
 Progress = Callable[[int, int, str], None]  # step, steps, a word
 Point = tuple[int, str, str, float]  # step, split, term, value
@@ -169,8 +169,7 @@ class Checkpoint:
             training.restore(state["training"])
             self._read_frames(replay)
         except Exception as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ZoolibError(f"{self.file}: not a checkpoint of this run ({reason}); {fix}") from None
+            raise ZoolibError(f"{self.file}: not a checkpoint of this run ({reason(error)}); {fix}") from None
         self.logged = replay.count
         history.curve = [tuple(row) for row in state["curve"]]
         history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]

@@ -26,6 +26,10 @@ function render({ model, el }) {
   const upload = make("input", { type: "file", accept: "image/*", onchange: async () => {
     const file = upload.files[0];
     if (!file) return;
+    if (file.size > 7e6) {  // as text it would be more than the 10 MiB that a kernel's connection takes
+      message.textContent = "This image has more than 7 MB; choose a smaller file.";
+      return;
+    }
     const bytes = new Uint8Array(await file.arrayBuffer());
     let text = "";
     for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));

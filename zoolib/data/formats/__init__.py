@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from zoolib.spec import ZoolibError, unknown
+from zoolib.spec import ZoolibError, reason, unknown
 
 T = TypeVar("T")
 
@@ -92,13 +92,6 @@ def one_line(what: str, action: Callable[[], T]) -> T:
         raise
     except Exception as error:  # files from elsewhere can make libraries raise anything
         raise ZoolibError(f"{what}: {reason(error)}") from None
-
-
-def reason(error: BaseException) -> str:
-    """An exception as one line of printable text."""
-    text = " ".join(str(error).split())
-    shown = "".join(c if c.isprintable() else "?" for c in text)[:200]
-    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def _guarded(what: str, rows: Iterable[Row]) -> Iterator[Row]:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from zoolib.data.formats import reason
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 RATIO = 100  # bytes that an archive may expand to for each of its own
 FLOOR = 64 << 20  # bytes that any archive may expand to

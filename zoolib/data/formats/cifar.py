@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from zoolib.data.formats import Reading, Row, archives, file, reason
-from zoolib.spec import ZoolibError
+from zoolib.data.formats import Reading, Row, archives, file
+from zoolib.spec import ZoolibError, reason
 
 _REFUSED = {
     "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "BINPERSID",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zoolib.data.formats import SPLIT_NAMES, Reading, Row, reason
-from zoolib.spec import ZoolibError, unknown
+from zoolib.data.formats import SPLIT_NAMES, Reading, Row
+from zoolib.spec import ZoolibError, reason, unknown
 
 
 def parquet(

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from zoolib.data.formats import Reading, Row, archives, file, reason
+from zoolib.data.formats import Reading, Row, archives, file
 from zoolib.data.formats.cifar import to_png
 from zoolib.data.formats.faces import tight_box
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 # Stanford Cars --------------------------------------------------------------------------------------------------------
 
