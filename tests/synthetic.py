@@ -90,6 +90,7 @@ def result(spec: RunSpec) -> Result:
         "threads": 1,
         "started": "2026-11-21T10:00:00+00:00",
         "data_variant": "",
+        "hub_sha256": manifests.hub_sha256(spec.hub),
     }
     return Result(
         spec,

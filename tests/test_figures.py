@@ -94,6 +94,15 @@ def test_training_curves_draw_the_mean_over_seeds(store: ResultStore):
     assert [x.get_label() for x in panels["λ × exploration loss"].lines] == ["hub_pathway/"]
 
 
+def test_terms_of_whatever_name_have_a_panel(store: ResultStore):
+    curves = store.curves(method="zoo_tuning")
+    more = curves[curves["term"] == "task"].assign(term="feature_distance")
+    figure = figures.training_curves(pd.concat([curves, more]))
+    assert [axes.get_title(loc="left") for axes in figure.axes if axes.get_visible()] == [
+        "Validation accuracy (%)", "Task loss", "Loss term: feature distance",
+    ]  # fmt: skip
+
+
 def test_a_reference_far_above_every_value_is_written_and_not_drawn(store):
     frame = store.frame(split="test")
     highest = frame[frame["metric"] == "top1_accuracy"]["value"].max()

@@ -345,7 +345,19 @@ def test_a_hub_of_the_project_with_weights_of_yours_is_held_to_them_too(place: P
     finally:
         manifests.hubs.cache_clear()
     monkeypatch.undo()
-    assert manifests.hub_sha256("mini-zoo") is None
+
+
+def test_a_hub_of_the_project_is_held_to_what_its_manifest_says_but_for_words(monkeypatch: pytest.MonkeyPatch):
+    known = manifests.hub("mini-zoo")
+    first = manifests.hub_sha256("mini-zoo")
+    for changes, same in (({"title": "Another title", "licence": "theirs"}, True), ({"mean": (0.4, 0.5, 0.5)}, False)):
+        members = [known.members[0].model_copy(update=changes), *known.members[1:]]
+        with monkeypatch.context() as patch:
+            patch.setattr(manifests, "hub", lambda name: known.model_copy(update={"members": members}))  # noqa: B023
+            assert (manifests.hub_sha256("mini-zoo") == first) is same
+    backwards = known.model_copy(update={"members": known.members[::-1]})
+    monkeypatch.setattr(manifests, "hub", lambda name: backwards)
+    assert manifests.hub_sha256("mini-zoo") != first and manifests.hub_sha256("atari-policies") is None
 
 
 def test_weights_that_are_made_here_are_part_of_their_hub(place: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import re
@@ -10,12 +11,15 @@ import tomllib
 from importlib.metadata import requires, version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from zoolib import __version__
+from zoolib.paths import results_dir
+from zoolib.results import Result, ResultStore
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -85,6 +89,24 @@ def test_torchvision_admits_the_locked_torch_and_its_compiled_operators_load() -
     assert torch.specifier.contains(locked["torch"]), f"torchvision wants {torch}, the lock has {locked['torch']}"
     boxes = tensor([[0.0, 0, 2, 2], [0, 0, 2, 2], [5, 5, 7, 7]])
     assert nms(boxes, tensor([0.1, 0.9, 0.5]), 0.5).tolist() == [1, 2]  # the best of the two equal boxes, the one apart
+
+
+def test_every_committed_best_single_is_one_of_the_committed_fine_tunings() -> None:
+    committed = ResultStore(results_dir())
+    tuned: dict[tuple[object, ...], list[tuple[Result, np.ndarray]]] = collections.defaultdict(list)
+    best = committed.records(method="best_single")
+    assert len(best) > 50
+    for one in committed.records(method="finetune", task="cls"):
+        predictions = one.samples.sort_values("index")["prediction"].to_numpy()
+        tuned[one.spec.dataset, one.spec.hub, one.spec.seed, one.spec.settings].append((one, predictions))
+    for one in best:
+        chosen = one.samples.sort_values("index")["prediction"].to_numpy()
+        same = [
+            other.spec.member
+            for other, predictions in tuned[one.spec.dataset, one.spec.hub, one.spec.seed, one.spec.settings]
+            if np.array_equal(chosen, predictions)
+        ]
+        assert same, f"{one.spec.label} ({one.spec.profile}) is of fine-tunings that are not committed"
 
 
 def test_conda_users_get_python_and_the_same_lock() -> None:

@@ -119,6 +119,18 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     assert choosing.cases_text(both)["Zoo-Tuning"].tolist() == ["not possible", "70.0"]
 
 
+def test_methods_count_on_a_hub_of_fewer_models_than_they_would_use(tmp_path: Path):
+    store = ResultStore(tmp_path)
+    for name in ("finetune", "rank"):
+        for spec in grid("cls", "digits", "mini-pair", name, "mini"):
+            store.save(synthetic.result(spec) if name == "finetune" else Result(spec, {"train": {"logme": 1.0}}))
+    (first, *_) = [s.member for s in grid("cls", "digits", "mini-pair", "finetune", "mini", 1)]
+    for spec in grid("cls", "digits", "mini-pair", "b_tuning", "mini", members=[first]):
+        assert spec.option("teachers") == "2"
+        store.save(synthetic.result(spec))
+    assert "b_tuning" in set(choosing.strategies(store.frame())["strategy"])
+
+
 def test_strategies_are_compared_on_the_cases_and_seeds_that_both_have(store: ResultStore):
     synthetic.fill(store, "digits", "imagenet-lite", "finetune", "lab")
     for dataset, seeds, value in (("cars", [0, 1, 2], 91.0), ("digits", [1, 4], 80.0)):

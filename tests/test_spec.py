@@ -96,6 +96,12 @@ def test_seeds_may_come_as_text_and_a_slip_of_the_finger_is_refused():
             seeds(wrong)
 
 
+def test_seeds_that_would_repeat_the_draws_of_others_are_refused():
+    assert grid("cls", "digits", "digits-zoo", "scratch", "smoke", [2**32 - 1])
+    with pytest.raises(ZoolibError, match="use numbers below"):
+        grid("cls", "digits", "digits-zoo", "scratch", "smoke", [0, 2**32])
+
+
 def test_an_unknown_name_among_hundreds_is_answered_with_a_few():
     error = str(unknown("architecture", "resnet10tt", [f"resnet{i}t" for i in range(1000)]))
     assert "did you mean" in error and len(error) < 200

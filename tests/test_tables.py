@@ -176,6 +176,14 @@ def test_costs_are_medians_over_seeds(store: ResultStore):
     assert len(costs) == 8
 
 
+def test_training_time_counts_the_runs_that_a_method_builds_on(store: ResultStore):
+    frame = store.frame(dataset="digits")
+    own = frame[(frame["method"] == "zoo_tuning") & (frame["metric"] == "seconds")]
+    needed = own.assign(metric="needed_seconds", value=200.0)
+    table = tables.costs(pd.concat([frame, needed]))
+    assert table.loc["Zoo-Tuning", "training (s)"] == "261" and table.loc["Hub-Pathway", "training (s)"] == "61"
+
+
 def test_parameters_are_those_at_test_time_and_those_in_training_stand_beside_where_they_differ(store: ResultStore):
     frame = store.frame(dataset="digits")
     kept = frame[frame["metric"] == "params_m"].assign(metric="inference_params_m")

@@ -163,6 +163,39 @@ def test_different_normalisation_names_the_members():
         ZooTuning(hub, Classification(4))
 
 
+def test_members_of_other_input_sizes_are_named():
+    small, large = (
+        HubModel(manifest(name, fixed_input=size > 0, input_size=size or 16), tiny_resnet()).double()
+        for name, size in (("small", 0), ("large", 32))
+    )
+    with pytest.raises(ZoolibError, match=r"'small' and 'large' take images of different sizes \(any and 32 pixels\)"):
+        ZooTuning([small, large], Classification(4))
+
+
+class Late(nn.Module):
+    """A network with a convolution behind its pooling, which a feature map does not need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6)
+        self.conv_head, self.last = nn.Conv2d(6, 8, 1), nn.Conv2d(6, 6, 1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.stem(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_head(self.forward_features(x).mean((2, 3), keepdim=True)).flatten(1)
+
+
+@pytest.mark.parametrize(("spatial", "names"), [(True, ["stem", "last"]), (False, ["stem", "conv_head", "last"])])
+def test_gates_are_named_by_the_layers_that_run(spatial: bool, names: list[str]):
+    hub = [HubModel(manifest(f"net{index}", num_features=8), Late(), spatial) for index in range(2)]
+    model = ZooTuning(hub, SimpleNamespace(head=lambda features: nn.Identity()))
+    assert model.layer_names == ["stem", "conv_head", "last"]  # before any has run
+    assert model(torch.rand(5, 3, 16, 16)).aux["gates"].shape == (5, len(names), 2)
+    assert model.layer_names == model.recorded["gates"] == names
+
+
 def test_different_architectures_name_the_member_and_the_layer():
     other = HubModel(manifest("wide"), tiny_resnet()).double()
     other.backbone.conv1 = nn.Conv2d(3, 16, 5).double()

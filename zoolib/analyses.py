@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from zoolib import tables
 from zoolib.data import manifests
 from zoolib.grid import grid, usual_options
 from zoolib.plans import sweep
@@ -117,7 +118,7 @@ def swept(store: ResultStore, option: str, hub: str, datasets: Sequence[str], pr
     """
     if option not in ("top_k", "explore_weight"):
         raise ZoolibError(f"option is {option!r}; use 'top_k' or 'explore_weight'")
-    own = usual_options("hub_pathway", PROFILES[profile])
+    own = usual_options("hub_pathway", PROFILES[profile], models=len(tables.members(hub)))
     default = {name: own[name] for name in ("top_k", "explore_weight")}
     rows = []
     for result in store.records(sweeps(hub, datasets, profile)):

@@ -69,15 +69,15 @@ def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.S
         found["logme"] = test[first]
     others = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]
     for name in STRATEGIES.keys() - {"random", "logme", "validation"}:
-        here = others[(others["method"] == name) & (others["options"] == _usual(name, profile_name))]
+        here = others[(others["method"] == name) & (others["options"] == _usual(name, profile_name, len(names)))]
         by_seed = here.groupby("seed")["value"].mean()
         found[name] = by_seed[by_seed.index.isin(seeds)]
     return {name: values for name, values in found.items() if len(values)}
 
 
-def _usual(name: str, profile_name: str) -> str:
-    """A method's options as the profile sets them, in the words of a frame of records."""
-    options = usual_options(name, PROFILES[profile_name])
+def _usual(name: str, profile_name: str, models: int) -> str:
+    """A method's options as the profile sets them for a hub of so many models, in the words of a frame of records."""
+    options = usual_options(name, PROFILES[profile_name], models=models)
     return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
 
 

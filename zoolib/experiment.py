@@ -76,7 +76,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
     code = runtime.code_fingerprint()
 
-    own = _own_hub(spec)
+    of_hub = _held_to_hub(spec)
     # Before the seed is set: whether they are found or computed must not change this run's random numbers.
     before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
@@ -89,7 +89,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, context.origin)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, device)
-    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | own
+    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | of_hub
     return store.save(
         Result(
             spec,
@@ -112,12 +112,12 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
     device = runtime.device()
     runtime.keep_freed_memory()
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
-    own = _own_hub(spec)
+    of_hub = _held_to_hub(spec)
     runtime.forget_peak_memory(device)
     runtime.seed_everything(spec.seed)
     metrics = measure(spec, num_classes, machine)
     code, seconds = runtime.code_fingerprint(), time.perf_counter() - clock
-    provenance = _provenance(machine.precision, started, seconds, code, device) | own
+    provenance = _provenance(machine.precision, started, seconds, code, device) | of_hub
     if report:
         report(spec, spec.settings.iterations, spec.settings.iterations, "measured")
     return store.save(Result(spec, {"cost": metrics}, provenance))
@@ -199,7 +199,7 @@ def _provenance(
 
 
 def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> list[RunSpec]:
-    """The runs without a valid record: none at all, or one computed here with other code or from other files.
+    """The runs without a valid record: none at all, or one computed here with other code, data or hub.
 
     With `kept`, also those whose work folder lacks the file of that name.
     """
@@ -217,11 +217,11 @@ def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> lis
     return lacking
 
 
-def _own_hub(spec: RunSpec) -> dict[str, str]:
-    """What the provenance of a run on your own hub says of it; nothing for a packaged hub.
+def _held_to_hub(spec: RunSpec) -> dict[str, str]:
+    """What the provenance of a run says of its hub.
 
-    What a run of another hub by that name left behind, such as a checkpoint, goes. Raises ZoolibError where a member
-    does not give the features that its YAML says.
+    What a run of another hub by that name left behind, such as a checkpoint, goes. Raises ZoolibError where a member of
+    your own hub does not give the features that its YAML says.
     """
     digest = manifests.hub_sha256(spec.hub)
     if digest is None:
@@ -229,7 +229,8 @@ def _own_hub(spec: RunSpec) -> dict[str, str]:
     note = work_dir(spec) / "hub.sha256"
     if note.parent.is_dir() and (not note.is_file() or note.read_text() != digest):
         shutil.rmtree(note.parent)
-    _check_features(spec.hub, digest)
+    if not manifests.of_project(spec.hub):
+        _check_features(spec.hub, digest)
     with atomic(note) as file:
         file.write(digest.encode())
     return {"hub_sha256": digest}

@@ -23,10 +23,10 @@ from zoolib.data.schema import MemberManifest
 from zoolib.files import atomic
 from zoolib.hub import split
 from zoolib.paths import build_dir
+from zoolib.runtime import code_fingerprint
 from zoolib.spec import Settings, ZoolibError
 from zoolib.train import Machine
 
-_FORMAT = 2  # raise it when the same model and images should give other numbers
 _BATCH = 128
 Note = Callable[[int, int], None]  # images done, images in all
 
@@ -56,7 +56,7 @@ def key(member: MemberManifest, data: Dataset, settings: Settings, split: str, p
     fields = ["architecture", "mean", "std", "num_features", "fixed_input", "input_size"]
     fields += ["prefix", "entry"]  # which tensors of the file
     what: dict[str, Any] = {name: getattr(member, name) for name in fields}
-    what |= {"weights": weights, "name": member.name if weights == "random" else "", "format": _FORMAT}
+    what |= {"weights": weights, "name": member.name if weights == "random" else "", "code": code_fingerprint()}
     what |= {"data": data.sha256, "split": split, "rows": hashlib.sha256(data.rows[split].tobytes()).hexdigest()}
     what |= {"image_size": settings.image_size, "decode_size": settings.decode_size, "precision": precision}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]

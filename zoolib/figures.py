@@ -19,13 +19,13 @@ from zoolib.data import manifests
 from zoolib.palette import WIDTH as _WIDTH
 from zoolib.palette import heat_map, member_colours, method_colour, method_marker, styled
 from zoolib.spec import ZoolibError
-from zoolib.tables import order, title
+from zoolib.tables import order, title, with_needed
 
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
 _COST_AXES = {
     "gmacs": "Multiply-adds for one image (G, log scale)",
     "params_m": "Parameters (M, log scale)",
-    "seconds": "Training time (s, log scale)",
+    "seconds": "Training time with the runs it builds on (s, log scale)",
 }
 _TERMS = {"task": "Task loss", "loss": "Total loss", "explore": "λ × exploration loss", "exploit": "Exploitation loss"}
 
@@ -111,10 +111,11 @@ def training_curves(curves: pd.DataFrame) -> Figure:
     curves = curves.assign(options="")
     train, rows, hub = curves[curves["split"] == "train"], order(curves), curves["hub"].iloc[0]
     panels = [("val", "top1_accuracy", "Validation accuracy (%)")]
-    terms = [term for term in _TERMS if term in set(train["term"])]
+    found = set(train["term"])
+    terms = [*(term for term in _TERMS if term in found), *sorted(found - _TERMS.keys())]
     if "task" in terms and "loss" in terms and len(terms) == 2:
         terms.remove("loss")  # the same curve twice
-    panels += [("train", term, _TERMS[term]) for term in terms]
+    panels += [("train", term, _TERMS.get(term, f"Loss term: {term.replace('_', ' ')}")) for term in terms]
     panels = [panel for panel in panels if len(_of(curves, *panel[:2]))]
     columns = min(2, len(panels))
     depth = -(-len(panels) // columns)
@@ -247,6 +248,7 @@ def pareto(frame: pd.DataFrame, cost: str = "gmacs", metric: str = "top1_accurac
     _single(frame, "dataset", "hub", "profile")
     keys = ["method", "member", "options"]
     score = frame[(frame["metric"] == metric) & (frame["split"] == "test")].groupby(keys)["value"].agg(["mean", "std"])
+    frame = with_needed(frame)
     spent = frame[(frame["metric"] == cost) & (frame["split"] == "cost")].groupby(keys)["value"].mean().rename("cost")
     points = (
         score.join(spent, how="inner")

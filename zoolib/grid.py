@@ -82,24 +82,30 @@ def _seeds(seeds: int | Iterable[int] | str, planned: int) -> list[int]:
     chosen = list(seeds)
     if not chosen or any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in chosen):
         raise ZoolibError(f"seeds is {chosen!r}; use whole numbers from 0")
+    if max(chosen) >= 2**32:  # torch's generator on the CPU looks at 32 bits: larger ones would repeat others' draws
+        raise ZoolibError(f"seeds is {chosen!r}; use numbers below 2**32")
     return chosen
 
 
-def usual_options(name: str, profile: Profile, task: str = "cls") -> dict[str, Any]:
-    """A method's options as a profile sets them for a task; none for a method that is not of the one table."""
+def usual_options(name: str, profile: Profile, task: str = "cls", models: int | None = None) -> dict[str, Any]:
+    """A method's options as a profile sets them for a task; none for a method that is not of the one table.
+
+    Of a hub of so many models no more can be activated, or teach.
+    """
     card = METHODS.get(name)
     own = {**card.options, **card.task_options.get(task, {})} if card else {}
-    return {**own, **profile.options.get(name, {})}
+    options = {**own, **profile.options.get(name, {})}
+    if models and str(options.get("teachers", "")).isdigit():
+        options["teachers"] = str(min(int(options["teachers"]), models))
+    if models and "top_k" in options:
+        options["top_k"] = min(options["top_k"], models)
+    return options
 
 
 def _options(
     card: MethodCard, task: str, profile: Profile, changed: dict[str, Any], hub: HubManifest
 ) -> tuple[tuple[str, Any], ...]:
-    options = usual_options(card.name, profile, task)
-    if str(options.get("teachers", "")).isdigit():  # a hub of fewer has them all
-        options["teachers"] = str(min(int(options["teachers"]), len(hub.members)))
-    if "top_k" in options:
-        options["top_k"] = min(options["top_k"], len(hub.members))
+    options = usual_options(card.name, profile, task, len(hub.members))
     return tuple(sorted({**options, **{k: v for k, v in changed.items() if k in options}}.items()))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -156,6 +157,24 @@ def _drop_auxiliary(network: nn.Module) -> list[str]:
     for name in found:
         setattr(network, name, None)
     return found
+
+
+def check_same_input(members: Sequence[HubModel]) -> None:
+    """Raises ZoolibError where members whose weights are mixed normalise images differently, or take other sizes."""
+    first = members[0]
+    for other in members[1:]:
+        for name in ("mean", "std"):
+            mine, theirs = getattr(first, name).flatten(), getattr(other, name).flatten()
+            if not torch.allclose(mine, theirs):
+                raise ZoolibError(
+                    f"{first.name!r} and {other.name!r} normalise images differently ({name} {mine.tolist()} and "
+                    f"{theirs.tolist()}); aggregate members that share mean and std"
+                )
+        if first.fixed_size != other.fixed_size:
+            raise ZoolibError(
+                f"{first.name!r} and {other.name!r} take images of different sizes ({first.fixed_size or 'any'} and "
+                f"{other.fixed_size or 'any'} pixels); aggregate members of one input size"
+            )
 
 
 @torch.no_grad()

@@ -151,9 +151,6 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
     .failed.ipynb.
     """
     papermill = _papermill()
-    import jupyter_client
-    import nbclient
-
     source = json.dumps(_headed(json.loads(available()[name].read_text()), chosen))
     output.parent.mkdir(parents=True, exist_ok=True)
     filled, failed = output.with_suffix(".input.ipynb"), output.with_suffix(".failed.ipynb")
@@ -163,10 +160,12 @@ def execute(name: str, chosen: Mapping[str, Any], output: Path) -> Path:
         papermill.execute_notebook(
             str(filled), str(failed), dict(chosen), kernel_name="python3", progress_bar=False, log_output=False
         )
-    except jupyter_client.kernelspec.NoSuchKernel:
-        raise ZoolibError(f"{name}: no kernel 'python3' is here to run it; {INSTALL_BOOK}") from None
-    except nbclient.exceptions.DeadKernelError:
-        raise ZoolibError(f"{name}: its kernel died, of too little memory perhaps; see {failed}") from None
+    except (KeyError, RuntimeError) as error:  # those of the packages below papermill
+        if type(error).__name__ == "NoSuchKernel":
+            raise ZoolibError(f"{name}: no kernel 'python3' is here to run it; {INSTALL_BOOK}") from None
+        if type(error).__name__ == "DeadKernelError":
+            raise ZoolibError(f"{name}: its kernel died, of too little memory perhaps; see {failed}") from None
+        raise
     except papermill.PapermillExecutionError as error:
         raise ZoolibError(f"{name}: {error.ename}: {error.evalue} (cell {error.exec_count}; see {failed})") from None
     finally:

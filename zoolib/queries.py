@@ -24,6 +24,7 @@ from zoolib.grid import usual_options
 from zoolib.profiles import PROFILES
 from zoolib.results import Result, ResultStore
 from zoolib.spec import ControlSettings, RunSpec
+from zoolib.tables import members
 
 Side = Mapping[str, Any]
 Run = tuple[str, str, int]  # dataset, hub, seed
@@ -74,7 +75,8 @@ class Records:
 
 
 def _has_options(spec: RunSpec, changed: Mapping[str, Any], profile: str) -> bool:
-    return dict(spec.options) == {**usual_options(spec.method, PROFILES[profile], spec.task), **changed}
+    models = len(members(spec.hub))
+    return dict(spec.options) == {**usual_options(spec.method, PROFILES[profile], spec.task, models), **changed}
 
 
 def _run(spec: RunSpec) -> Run:

@@ -251,12 +251,23 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace(" ± ", "\u00a0±\u00a0")
 
 
+def with_needed(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the seconds of the runs that a run builds on added to its own.
+
+    The seconds of a committee hold those of its members already; a student's are recorded apart from its teachers'.
+    """
+    recorded = frame[frame["split"] == "cost"]
+    needed = recorded[recorded["metric"] == "needed_seconds"].set_index("run_id")["value"]
+    of_runs = (frame["split"] == "cost") & (frame["metric"] == "seconds")
+    return frame.assign(value=frame["value"] + frame["run_id"].map(needed).fillna(0).where(of_runs, 0))
+
+
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """What each method costs, as text: the median over seeds of the recorded cost metrics.
 
     The median, because a machine that was stopped for a while makes one run of several ten times as long.
     """
-    frame = frame[frame["split"] == "cost"]
+    frame = with_needed(frame[frame["split"] == "cost"])
     rows = {}
     for method, member, options in order(frame):
         chosen = frame[(frame[["method", "member", "options"]] == [method, member, options]).all(axis=1)]

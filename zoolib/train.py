@@ -58,9 +58,9 @@ def fit(
 ) -> History:
     """Train a method by SGD or Adam with a stepped learning rate; resume from `checkpoint` where that file exists.
 
-    A run that was killed and resumed has the same numbers, to the bit on a CPU, as one that was not; a checkpoint of
-    other code or data is left aside, and the run starts afresh. Raises ZoolibError when a loss term stops
-    being finite, naming step and term, or when the checkpoint belongs to another architecture.
+    A run that was killed and resumed has the same numbers, to the bit on a CPU with as many threads, as one that was
+    not; a checkpoint of other code or data is left aside, and the run starts afresh. Raises ZoolibError when a loss
+    term stops being finite, naming step and term, or when the checkpoint belongs to another architecture.
     """
     optimiser = _optimiser(method, settings)
     history = History()

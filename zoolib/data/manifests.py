@@ -134,23 +134,30 @@ def _beside(path: Path, member: MemberManifest) -> MemberManifest:
     return member.model_copy(update={"weights": f"file:{near}"}) if near and near.is_file() else member
 
 
+def of_project(name: str) -> bool:
+    """Whether everything of a hub ships with the package or is published: its weights are tested with it."""
+    return name in hubs() and not any(_own_weights(member) for member in hub(name).members)
+
+
 def _own_weights(member: MemberManifest) -> Path | None:
     """The file of weights that do not ship and that nobody publishes."""
     kind, _, name = member.weights.partition(":")
     return made_weights(name) if kind == "made" else member.own_file
 
 
-def hub_sha256(name: str) -> str | None:
-    """A checksum of a hub whose weights do not ship: its manifest and the files; None for the others.
+_WORDS = {"weights", "title", "pretraining", "note", "licence", "url", "download"}
 
-    They are hubs by the path of a YAML, and those with weights of the form file:PATH or made:FILE.
+
+def hub_sha256(name: str) -> str | None:
+    """A checksum of what a hub's manifest says that can change a number, and of its files where they do not ship.
+
+    None for a name that is no hub's, such as that of the games.
     """
-    named = name.endswith((".yaml", ".yml"))
-    if not named and (name not in hubs() or not any(_own_weights(member) for member in hub(name).members)):
+    if not name.endswith((".yaml", ".yml")) and name not in hubs():
         return None
     digest = hashlib.sha256()
     for member in hub(name).members:
-        digest.update(member.model_dump_json(exclude={"weights"}).encode())
+        digest.update(member.model_dump_json(exclude=_WORDS).encode())
         file = _own_weights(member)
         digest.update((file_sha256(file) if file and file.is_file() else member.weights).encode())
     return digest.hexdigest()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoolib.checkpoints import StateDict
 from zoolib.files import atomic
-from zoolib.hub import HubModel
+from zoolib.hub import HubModel, check_same_input
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome, load_weights, save_weights, score
 from zoolib.runtime import code_fingerprint, seed_everything
@@ -67,6 +67,7 @@ def model_soups(ctx: Context) -> Outcome:
     soup = str(ctx.spec.option("soup"))
     if soup not in SOUPS:
         raise unknown("soup", soup, SOUPS)
+    check_same_input(ctx.hub.models())
     best = ctx.hub.model(ctx.ranking()[0])
     pot = Pot(best, ctx.task.head(best.num_features))
     ingredients, cost, curves = _ingredients(ctx, pot)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoolib.hub import HubModel
+from zoolib.hub import HubModel, check_same_input
 from zoolib.layers import surgery
 from zoolib.method import Method, Output
 from zoolib.recipe import Context, Outcome
@@ -26,7 +26,7 @@ class ZooTuning(Method):
     """Members of one architecture aggregated kernel by kernel, under a new head (Zoo-Tuning, ICML 2021, section 3).
 
     Images (B, 3, H, W) in [0, 1] -> Output with the task's prediction and aux["gates"] (B, L, m), the gates of the L
-    convolutions in `layer_names` over the m `member_names`; a lite model repeats one row for all samples.
+    convolutions that run, `layer_names`, over the m `member_names`; a lite model repeats one row for all samples.
 
     Args: see zoolib.layers.surgery.aggregate for alignment, lite and gate_momentum; the members are left as they are.
 
@@ -50,8 +50,17 @@ class ZooTuning(Method):
         self.features.backbone = surgery.aggregate(backbones, alignment, lite, gate_momentum)
         self.head: nn.Module = task.head(self.features.num_features)
         self.member_names = [member.name for member in members]
-        self.layer_names = list(surgery.gate_layers(self.features.backbone))
-        self.recorded = {"gates": self.layer_names}
+
+    @property
+    def layer_names(self) -> list[str]:
+        """The convolutions that have run, which are not those behind the pooling where the task needs a map; or all."""
+        backbone = self.features.backbone
+        return list(surgery.gates(backbone) or surgery.gate_layers(backbone))
+
+    @property
+    def recorded(self) -> dict[str, list[str]]:  # type: ignore[override]
+        """The gates of every image, by layer."""
+        return {"gates": self.layer_names}
 
     def forward(self, x: Tensor) -> Output:
         """Images (B, 3, H, W) in [0, 1] -> Output."""
@@ -112,14 +121,6 @@ def _check_members(members: Sequence[HubModel]) -> None:
     """Raises ZoolibError when the members' input normalisation or architectures differ."""
     if not members:
         raise ZoolibError("no members to aggregate; name a hub with at least one")
-    first = members[0]
-    for other in members[1:]:
-        for name in ("mean", "std"):
-            mine, theirs = getattr(first, name).flatten(), getattr(other, name).flatten()
-            if not torch.allclose(mine, theirs):
-                raise ZoolibError(
-                    f"{first.name!r} and {other.name!r} normalise images differently ({name} {mine.tolist()} and "
-                    f"{theirs.tolist()}); aggregate members that share mean and std"
-                )
+    check_same_input(members)
     backbones = [member.backbone for member in members]
     surgery.check_same_architecture(backbones, [repr(member.name) for member in members])
