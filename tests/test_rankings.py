@@ -185,6 +185,46 @@ def test_the_first_choice_is_worth_its_accuracy_less_the_best(store: ResultStore
     assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00"]
 
 
+def test_scores_that_differ_by_rounding_are_a_tie():
+    noise = [9.0, 9.0 + 2e-15, 9.0 - 2e-15]
+    pairs = made_up_pairs(noise, [10.0, 20.0, 30.0])
+    (row,) = rankings.correlations(pairs, draws=20).to_dict("records")
+    assert np.isnan(row["tau"]) and np.isnan(row["p"]) and rankings.choices(pairs).empty
+    assert rankings.correlations_text(rankings.correlations(pairs))["H-score"].tolist() == ["—"]
+    (row,) = rankings.choices(made_up_pairs([9.0 + 2e-15, 1.0, 9.0], [10.0, 20.0, 30.0])).to_dict("records")
+    assert (row["chosen"], row["accuracy"], row["lost"]) == ("m0, m2", 21.0, 10.0)
+    text = rankings.choices_text(pd.DataFrame([row | {"lost": 3e-15}]))
+    assert text.loc["H-score", "named the best model"] == "1"
+
+
+def test_a_score_of_fewer_models_says_so():
+    pairs = made_up_pairs([1.0, 2.0, 3.0], [10.0, 20.0, 30.0])
+    pairs["leep"] = pairs["h_score"].where(pairs["member"] != "m1").astype(float)
+    (text,) = rankings.correlations_text(rankings.correlations(pairs)).to_dict("records")
+    assert text["models"] == "3" and text["H-score"] == "1.00 (p 0.17)" and text["LEEP"] == "1.00 (p 0.50, 2 models)"
+
+
+def test_a_second_ranking_with_other_options_changes_no_table(store: ResultStore):
+    before = store.frame()
+    for spec in grid("cls", "cars", "imagenet-lite", "rank", "lab", neighbours=10):
+        store.save(Result(spec, {"train": {"logme": -9.0, "nearest_neighbours": 1.0}}))
+    frame = store.frame()
+    assert len(frame) > len(before)
+    pd.testing.assert_frame_equal(rankings.table(frame), rankings.table(before))
+    pd.testing.assert_frame_equal(rankings.pairs(frame), rankings.pairs(before))
+    assert "logme" in set(choosing.strategies(frame)["strategy"])
+
+
+def test_models_of_equal_logme_keep_the_hubs_order_in_every_table(store: ResultStore):
+    frame = store.frame()
+    frame.loc[frame["metric"] == "logme", "value"] = 1.0
+    backwards = frame.iloc[::-1]
+    names = [member.name for member in manifests.hub("imagenet-lite").members]
+    assert rankings.table(backwards)["member"].tolist() == names
+    found = choosing.strategies(backwards)
+    assert found[found["strategy"] == "logme"]["accuracy"].mean() == 81.0  # of the hub's first
+
+
 def test_costs_put_features_logme_and_fine_tuning_under_each_other(store: ResultStore):
     table = rankings.costs(store.frame())
     assert table["what"].tolist() == ["features alone", "LogME", "fine-tuning"]
@@ -223,6 +263,20 @@ def test_the_choice_of_logme_has_one_number_whichever_way_it_was_asked_for(store
     table = rankings.triple_table(store.frame(), rankings.table(store.frame()))
     assert table["mean"].tolist() == [71.0] and table["chosen"].tolist() == [True]
     assert rankings.taught_text(store.frame(), "efficientnet_lite0")["accuracy (%)"].tolist()[-1] == "71.0 ± 1.0"
+
+
+def test_other_students_and_trade_offs_are_no_seeds_of_a_set_of_teachers(store: ResultStore):
+    with_teachers(store, "2", 70.0)
+    others = grid("cls", "cars", "imagenet-lite", "b_tuning", "lab", members=["efficientnet_lite1"], teachers="2")
+    others += grid("cls", "cars", "imagenet-lite", "b_tuning", "lab", members=["efficientnet_lite0"], teachers="2",
+                   trade_off=10.0)  # fmt: skip
+    for spec in others:
+        store.save(Result(spec, {"test": {"top1_accuracy": 10.0}}, synthetic.result(spec).provenance))
+    frame = store.frame()
+    table = rankings.triple_table(frame, rankings.table(frame), "efficientnet_lite0")
+    assert table[["mean", "seeds"]].to_numpy().tolist() == [[71.0, 3]]
+    taught = rankings.taught_text(frame, "efficientnet_lite0").iloc[-1]
+    assert taught.tolist() == ["71.0 ± 1.0", "3", "-10.0 ± 0.0"]  # fine-tuning has 80, 81 and 82
 
 
 def test_the_value_of_teachers_is_read_back_from_the_options_in_words():

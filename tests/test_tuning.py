@@ -571,6 +571,20 @@ def test_damaged_or_missing_features_are_extracted_again(monkeypatch):
     assert features.extract(member, data, settings, machine).cached
 
 
+def test_features_whose_source_head_is_damaged_or_gone_are_extracted_again():
+    settings = grid("cls", "digits", "imagenet-lite", "rank", "smoke", 1)[0].settings
+    data, member = loaders.load(manifests.dataset("digits"), settings), manifests.hub("imagenet-lite").members[0]
+    machine = Machine(device(), "float32")
+    before = features.extract(member, data, settings, machine)
+    assert before.head is not None
+    for harm in (lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:300])):
+        for path in (features.build_dir() / "cache" / "features").glob("*.head.npz"):
+            harm(path)
+        found = features.extract(member, data, settings, machine)
+        assert not found.cached and found.head is not None and np.array_equal(found.head[0], before.head[0])
+    assert features.extract(member, data, settings, machine).cached
+
+
 def test_the_cache_key_follows_model_images_and_sizes_and_nothing_else():
     settings = grid("cls", "digits", "digits-zoo", "rank", "smoke", 1)[0].settings
     data, member = loaders.load(manifests.dataset("digits"), settings), HUB.manifest.member("rotation")

@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from zoolib.data import manifests
-from zoolib.grid import usual_options
 from zoolib.methods import METHODS
-from zoolib.profiles import PROFILES
-from zoolib.tables import NOT_RUN, members, title
+from zoolib.rankings import ranked
+from zoolib.tables import NOT_RUN, members, title, usual_words
 
 KEY = ["dataset", "hub", "profile"]
 
@@ -18,7 +17,7 @@ STRATEGIES = {
     "random": ("one model at random, fine-tuned", "1", "1"),
     "logme": ("LogME's first, fine-tuned", "1", "1"),
     "validation": ("all fine-tuned, the best on validation images kept", "m", "1"),
-    "l2_sp": ("LogME's first, with L2-SP", "1", "1"),
+    "l2_sp": ("LogME's first, with L2-SP as published", "1", "1"),
     "b_tuning": ("LogME's first, B-Tuning with its top three", "1", "1"),
     "distill": ("the ensemble distilled into one", "m + 1", "1"),
     "lite_zoo_tuning": ("Lite Zoo-Tuning", "1, with m kernels a layer", "1"),
@@ -41,7 +40,8 @@ def strategies(frame: pd.DataFrame) -> pd.DataFrame:
     rows, others = [], set()
     for key, group in frame.groupby(KEY, sort=False):
         tested = group[(group["metric"] == "top1_accuracy") & (group["split"] == "test")]
-        others |= {(*key, name) for name in set(tested["method"]) & STRATEGIES.keys()}
+        elsewhere = tested[~tested["member"].isin(["", _first(group, str(key[1]))])]
+        others |= {(*key, name) for name in set(elsewhere["method"]) & STRATEGIES.keys()}
         for name, accuracy in _of_case(group, str(key[1]), str(key[2])).items():
             case = dict(zip(KEY, key, strict=True)) | {"strategy": name}
             rows += [case | {"seed": seed, "accuracy": value} for seed, value in accuracy.items()]
@@ -63,22 +63,22 @@ def _of_case(group: pd.DataFrame, hub: str, profile_name: str) -> dict[str, pd.S
     test, kept = test.loc[seeds], val.loc[seeds, list(test)].to_numpy().argmax(1)
     found = {"random": test.mean(axis=1)}
     found["validation"] = pd.Series(test.to_numpy()[np.arange(len(seeds)), kept], index=seeds)
-    scores = group[(group["method"] == "rank") & (group["metric"] == "logme")].set_index("member")["value"]
-    first = str(scores.idxmax()) if len(scores) == len(names) and scores.notna().any() else ""
-    if first:
+    if first := _first(group, hub):
         found["logme"] = test[first]
     others = accuracy[(accuracy["split"] == "test") & accuracy["member"].isin(["", first])]
     for name in STRATEGIES.keys() - {"random", "logme", "validation"}:
-        here = others[(others["method"] == name) & (others["options"] == _usual(name, profile_name, len(names)))]
+        here = others[(others["method"] == name) & (others["options"] == usual_words(name, profile_name, len(names)))]
         by_seed = here.groupby("seed")["value"].mean()
         found[name] = by_seed[by_seed.index.isin(seeds)]
     return {name: values for name, values in found.items() if len(values)}
 
 
-def _usual(name: str, profile_name: str, models: int) -> str:
-    """A method's options as the profile sets them for a hub of so many models, in the words of a frame of records."""
-    options = usual_options(name, PROFILES[profile_name], models=models)
-    return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+def _first(group: pd.DataFrame, hub: str) -> str:
+    """LogME's first of one case; "" before every member has a score. Of equal scores the hub's own order decides."""
+    rows = ranked(group)
+    scores = rows[rows["metric"] == "logme"].set_index("member")["value"]
+    scores = scores.reindex([member.name for member in members(hub)])
+    return "" if scores.isna().all() or len(rows["member"].unique()) < len(scores) else str(scores.idxmax())
 
 
 def strategies_text(found: pd.DataFrame) -> pd.DataFrame:

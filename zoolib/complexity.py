@@ -24,7 +24,7 @@ def made_up(samples: int, dimensions: int, classes: int, seed: int = 0) -> tuple
 
 
 def times(sizes: dict[str, Sequence[int]] | None = None, repeats: int = 2) -> pd.DataFrame:
-    """CPU seconds of every algorithm while one of N, D and C changes and the others stay at BASE.
+    """CPU seconds, of all threads, of every algorithm while one of N, D and C changes and the others stay at BASE.
 
     Columns: axis, value, algorithm, seconds (the fastest of `repeats`).
     """

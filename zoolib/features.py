@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,24 +102,32 @@ def extract(
             before += len(data.rows[name])
             found[name] = _load(folder / keys[name])
     labels = {name: source.labels[rows] for name in splits for source, rows in [data.split(name)]}
-    path = folder / f"{keys[splits[0]]}.head.npz"
-    kept = np.load(path) if path.is_file() else None
-    head_kept = (kept["weight"], kept["bias"]) if kept else None
     features, seconds = {name: found[name][0] for name in splits}, {name: found[name][1] for name in splits}
-    return Features(features, labels, head_kept, seconds, not lacking)
+    return Features(features, labels, _head(folder / keys[splits[0]]), seconds, not lacking)
 
 
 def _load(path: Path) -> tuple[np.ndarray, float]:
     """Cached features and the seconds that they took."""
-    seconds = json.loads(path.with_suffix(".json").read_text())["seconds"]
-    return np.load(path.with_suffix(".npy"), mmap_mode="r"), float(seconds)
+    note = json.loads(path.with_suffix(".json").read_text())
+    if note["head"]:
+        _head(path)
+    return np.load(path.with_suffix(".npy"), mmap_mode="r"), float(note["seconds"])
+
+
+def _head(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """The source head kept beside features; None for a member without one."""
+    file = path.with_name(f"{path.name}.head.npz")
+    if not json.loads(path.with_suffix(".json").read_text())["head"]:
+        return None
+    with file.open("rb") as opened, np.load(opened) as kept:
+        return kept["weight"], kept["bias"]
 
 
 def _kept(path: Path) -> tuple[np.ndarray, float] | None:
     """The same, or None where they are missing, incomplete or damaged."""
     try:
         return _load(path)
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
@@ -153,4 +162,4 @@ def _run(
         with atomic(path.with_name(f"{path.name}.head.npz")) as file:
             np.savez(file, **pieces)  # type: ignore[arg-type]
     with atomic(path.with_suffix(".json")) as file:
-        file.write(json.dumps({"seconds": seconds, "split": name}).encode())
+        file.write(json.dumps({"seconds": seconds, "split": name, "head": head is not None}).encode())

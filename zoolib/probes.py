@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from zoolib.spec import ZoolibError
-from zoolib.transferability import check_features, check_labels, constant, one_hot
+from zoolib.transferability import as_array, check_features, check_labels, constant, one_hot
 
 
 def linear_probe(
@@ -68,7 +68,7 @@ def _split(
     """
     labels = check_labels(labels)
     features = check_features(features, len(labels)).astype(np.float64)
-    new_labels, classes = np.asarray(new_labels), int(labels.max()) + 1
+    new_labels, classes = as_array(new_labels, "new labels"), int(labels.max()) + 1
     if new_labels.ndim != 1 or not np.issubdtype(new_labels.dtype, np.integer):
         raise ZoolibError(f"new labels are {new_labels.shape} {new_labels.dtype}; pass (N,) whole numbers")
     if len(new_labels) and not 0 <= new_labels.min() <= new_labels.max() < classes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
-from zoolib.tables import NOT_RUN, data_title, members, plus_minus, title
+from zoolib.tables import NOT_RUN, data_title, members, plus_minus, title, usual_words
 from zoolib.transferability import weighted_kendall
 
 FLOOR = "logme_floor"  # what LogME is for features that say nothing
@@ -29,12 +29,22 @@ _INTERVAL_FROM = 5  # models; with fewer, most draws repeat the same few orders 
 _EXACT_TO = 7  # models whose orders are all counted: 5040
 
 
+def ranked(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one ranking a dataset, hub, profile and member: the one with the profile's options where there is."""
+    found = frame[frame["method"] == "rank"]
+    usual = [o == usual_words("rank", str(p)) for o, p in zip(found["options"], found["profile"], strict=True)]
+    runs = found.assign(other=~np.array(usual, dtype=bool)).sort_values(["other", "options", "seed"], kind="stable")
+    first = runs.drop_duplicates([*_KEY, "member"])["run_id"]
+    return found[found["run_id"].isin(first)]
+
+
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """The scores of every member of one hub on one dataset, the highest LogME first: member, title, scores.
 
-    Raises ZoolibError when the frame mixes datasets, hubs or profiles.
+    Members of equal LogME keep the hub's order, as B-Tuning takes its teachers. Raises ZoolibError when the frame mixes
+    datasets, hubs or profiles.
     """
-    frame = frame[frame["method"] == "rank"]
+    frame = ranked(frame)
     for name in _KEY:
         if frame[name].nunique() > 1:
             raise ZoolibError(f"a ranking takes one {name}, not {', '.join(frame[name].unique())}; filter the frame")
@@ -44,7 +54,9 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     wide = wide.reindex(columns=[*SCORES, FLOOR]).reset_index()
     hub = next(iter(frame["hub"]), "")
     wide.insert(1, "title", [title("", name, hub).lstrip(", ") for name in wide["member"]])
-    return wide.sort_values("logme", ascending=False, ignore_index=True)
+    places = {member.name: place for place, member in enumerate(members(hub))}
+    wide = wide.sort_values("member", key=lambda names: names.map(places), kind="stable")
+    return wide.sort_values("logme", ascending=False, kind="stable", ignore_index=True)
 
 
 def text(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +81,8 @@ def pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     Columns: dataset, hub, profile, member, seed, accuracy and the scores.
     """
-    scored = frame[(frame["method"] == "rank") & frame["metric"].isin(SCORES)]
+    scored = ranked(frame)
+    scored = scored[scored["metric"].isin(SCORES)]
     tuned = frame[(frame["method"] == "finetune") & (frame["split"] == "test") & (frame["metric"] == "top1_accuracy")]
     wide = scored.pivot_table(index=[*_KEY, "member"], columns="metric", values="value").reset_index()
     tuned = tuned[[*_KEY, "member", "seed", "value"]].rename(columns={"value": "accuracy"})
@@ -91,15 +104,20 @@ def correlations(joined: pd.DataFrame, draws: int = 2000, seed: int = 0) -> pd.D
             members = [part for _, part in here.groupby("member", sort=False)]
             if len(members) < 2:
                 continue
-            scores = np.array([part[metric].iloc[0] for part in members])
+            scores = _digits([part[metric].iloc[0] for part in members])
             seeds = [part["accuracy"].to_numpy() for part in members]
-            means = np.array([values.mean() for values in seeds])
+            means = _digits([values.mean() for values in seeds])
             tau, enough = weighted_kendall(scores, means), len(members) >= _INTERVAL_FROM
             low, high = _bootstrap(scores, seeds, draws, seed) if enough else (np.nan, np.nan)
             found = dict(zip(_KEY, key, strict=True)) | {"score": metric, "models": len(members)}
             rows.append(found | {"seeds": max(map(len, seeds)), "tau": tau, "low": low, "high": high})
             rows[-1]["p"] = _as_high(scores, means, tau, draws, seed)
     return pd.DataFrame(rows, columns=[*_KEY, "score", "models", "seeds", "tau", "low", "high", "p"])
+
+
+def _digits(values: Iterable[float]) -> np.ndarray:
+    """Values to nine digits: what differs by less differs by rounding, and is a tie."""
+    return np.array([float(f"{value:.9g}") for value in values])
 
 
 def _as_high(scores: np.ndarray, means: np.ndarray, tau: float, draws: int, seed: int) -> float:
@@ -132,15 +150,20 @@ def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
     rows: dict[str, dict[str, str]] = {}
     for row in found.to_dict("records"):
         name = f"{data_title(row['dataset'])} · {row['hub']} · {row['profile']}"
-        line = rows.setdefault(name, {"models": str(row["models"]), "seeds": str(row["seeds"])})
+        here = found[(found[_KEY] == [row[key] for key in _KEY]).all(axis=1)]
+        most = here["models"].max()
+        line = rows.setdefault(name, {"models": str(most), "seeds": str(here["seeds"].max())})
+        fewer = f", {row['models']} models" if row["models"] < most else ""
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        shown = f"{row['tau']:.2f}{interval} (p {row['p']:.2f})"
+        shown = f"{row['tau']:.2f}{interval} (p {row['p']:.2f}{fewer})"
         line[SCORES[row["score"]][0].split(" (")[0]] = "—" if pd.isna(row["tau"]) else shown
     return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
 
 
 def choices(joined: pd.DataFrame) -> pd.DataFrame:
     """What each score's first choice is worth: mean accuracy of the model it ranks first, and what that gives away.
+
+    Of several first ones the mean counts; a score that is the same for all models chooses none, and is no case.
 
     Columns: dataset, hub, profile, score, chosen, accuracy, best, average, lost (points below the best model).
     """
@@ -149,10 +172,12 @@ def choices(joined: pd.DataFrame) -> pd.DataFrame:
         means = group.groupby("member")["accuracy"].mean()
         for metric in SCORES:
             scores = group.groupby("member")[metric].first().dropna()
-            if len(scores) == len(means) > 1:
-                chosen = str(scores.idxmax())
-                found = {"chosen": chosen, "accuracy": means[chosen], "best": means.max(), "average": means.mean()}
-                found |= {"score": metric, "lost": means.max() - means[chosen]}
+            scores[:] = _digits(scores)
+            if len(scores) == len(means) > 1 and scores.nunique() > 1:
+                chosen = scores.index[scores == scores.max()]
+                accuracy = means[chosen].mean()
+                found = {"chosen": ", ".join(chosen), "accuracy": accuracy, "best": means.max()}
+                found |= {"average": means.mean(), "score": metric, "lost": means.max() - accuracy}
                 rows.append(dict(zip(_KEY, key, strict=True)) | found)
     return pd.DataFrame(rows, columns=[*_KEY, "score", "chosen", "accuracy", "best", "average", "lost"])
 
@@ -165,7 +190,7 @@ def choices_text(found: pd.DataFrame) -> pd.DataFrame:
         if len(here):
             rows[heading.split(" (")[0]] = {
                 "cases": str(len(here)),
-                "named the best model": str(int((here["lost"] == 0).sum())),
+                "named the best model": str(int((here["lost"] < 1e-9).sum())),
                 "points below the best": f"{here['lost'].mean():.2f}",
                 "points above a model at random": f"{(here['accuracy'] - here['average']).mean():.2f}",
             }
@@ -209,14 +234,18 @@ def _amount(value: float | None) -> str:
 # Teachers -------------------------------------------------------------------------------------------------------------
 
 
-def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tuning") -> pd.DataFrame:
+def triple_table(
+    frame: pd.DataFrame, ranking: pd.DataFrame, member: str = "", method: str = "b_tuning"
+) -> pd.DataFrame:
     """Accuracy of every set of teachers of one target model, the sets in the order of their accuracy.
 
-    Where LogME's choice was run by its number too, its row is that run, which every other table shows.
+    `member` is that model; "" takes runs of all. Runs with other options than the profile's, but for their teachers,
+    are left out. Where LogME's choice was run by its number too, its row is that run, which every other table shows.
 
     Columns: teachers (tuple), mean, std, seeds, chosen (whether LogME's top-K is that set).
     """
     tuned = frame[(frame["method"] == method) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
+    tuned = _taught(tuned[tuned["member"].isin([member]) | (not member)])
     order = list(ranking["member"])
     if any(len(order) < len(members(str(hub))) for hub in tuned["hub"].unique()):
         tuned = tuned[:0]  # LogME's first are not known before every member has a score
@@ -231,6 +260,17 @@ def triple_table(frame: pd.DataFrame, ranking: pd.DataFrame, method: str = "b_tu
     table = pd.DataFrame(rows, columns=["teachers", "mean", "std", "seeds", "chosen"])
     table = table.drop_duplicates("teachers", ignore_index=True)
     return table.sort_values("mean", ascending=False, ignore_index=True)
+
+
+def _taught(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose options are the profile's, whatever the teachers."""
+    rows = frame[["options", "method", "profile"]].astype(str).itertuples(index=False)
+    kept = [_but_teachers(options) == _but_teachers(usual_words(name, profile)) for options, name, profile in rows]
+    return frame[np.array(kept, dtype=bool)]
+
+
+def _but_teachers(options: str) -> list[str]:
+    return [part for part in options.split(", ") if "=" in part and not part.startswith("teachers=")]
 
 
 def teachers_of(options: str) -> str:
@@ -260,17 +300,25 @@ def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
 
 
 def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
-    """One member fine-tuned alone, with plain feature distillation, and with B-Tuning from LogME's teachers."""
+    """One member fine-tuned alone, with plain feature distillation, and with B-Tuning from LogME's teachers.
+
+    The gain over fine-tuning is paired over the seeds that both have.
+    """
     test = frame[(frame["member"] == member) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
-    rows = {}
+    rows, plain = {}, test[test["method"] == "finetune"].set_index("seed")["value"]
     for method in ("finetune", "feature_distillation", "b_tuning"):
         own = test[test["method"] == method]
         if method != "finetune":
+            own = _taught(own)
             own = own[own["options"].map(lambda options: teachers_of(str(options)).isdigit()).astype(bool)]
-        value = own["value"]
+        value = own.set_index("seed")["value"]
+        gain = (value - plain).dropna()
         rows[title(method)] = {
             "accuracy (%)": plus_minus(value.mean(), value.std()) if len(value) else NOT_RUN,
             "seeds": str(len(value)) if len(value) else "",
+            "points over fine-tuning": plus_minus(gain.mean(), gain.std())
+            if len(gain) and method != "finetune"
+            else "",
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 

@@ -34,6 +34,12 @@ _COSTS = {  # metric -> heading, digits
 Row = tuple[str, str, str]  # method, member, options
 
 
+def usual_words(name: str, profile_name: str, models: int | None = None) -> str:
+    """A method's options as the profile sets them for a hub of so many models, in the words of a frame of records."""
+    options = usual_options(name, PROFILES[profile_name], models=models)
+    return ", ".join(f"{key}={value}" for key, value in sorted(options.items()))
+
+
 def data_title(dataset: str) -> str:
     """A dataset's title; its name where it is no longer there, as records outlast what they are of."""
     try:

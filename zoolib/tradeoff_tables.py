@@ -109,6 +109,19 @@ def note(frame: pd.DataFrame, profile_name: str, dataset: str) -> str:
     return f"The values used were chosen on committed records; by the records at hand: {words}." if words else ""
 
 
+def ends(profile_name: str, dataset: str, methods: Iterable[str]) -> str:
+    """Which methods use the lowest or highest multiple that was tried, in one sentence; empty where none does."""
+    factors = {n: tradeoffs.factor(profile_name, dataset, n) for n in methods if n in tradeoffs.OPTION}
+    low, high = (
+        ", ".join(title(n) for n, factor in factors.items() if factor == end(tradeoffs.FACTORS[n]))
+        for end in (min, max)
+    )
+    found = [f"the lowest multiple for {low}"] if low else []
+    found += [f"the highest for {high}"] if high else []
+    where = " and ".join(found)
+    return f"The choice is at an end of what was tried, {where}: one further out may be better still." if found else ""
+
+
 def _ratio(part: pd.DataFrame) -> str:
     first, last = part["first"].mean(), part["last"].mean()
     if np.isnan(first):

@@ -38,7 +38,8 @@ class LogME:
 # Checked input --------------------------------------------------------------------------------------------------------
 
 
-def _array(values: object, name: str) -> np.ndarray:
+def as_array(values: object, name: str) -> np.ndarray:
+    """Values as an array. Raises ZoolibError where they are none."""
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # rows of different lengths; a tensor with a gradient, or bfloat16
@@ -50,7 +51,7 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
 
     Raises ZoolibError for another shape, no samples, values that are not finite or that nothing can be computed from.
     """
-    features = _array(features, name)
+    features = as_array(features, name)
     if features.ndim != 2 or 0 in features.shape:
         raise ZoolibError(f"{name} are {features.shape}; pass (N, D) with at least one sample and one dimension")
     if not np.issubdtype(features.dtype, np.floating):
@@ -72,7 +73,7 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
 
 def check_labels(labels: np.ndarray, what: str = "labels") -> np.ndarray:
     """Labels as (N,) int64. Raises ZoolibError unless they are 0..C-1, each class with a sample and C at least 2."""
-    labels = _array(labels, what)
+    labels = as_array(labels, what)
     if labels.ndim != 1 or len(labels) == 0:
         raise ZoolibError(f"{what} are {labels.shape}; pass (N,) with at least one sample")
     if not np.issubdtype(labels.dtype, np.integer):
@@ -99,7 +100,7 @@ def one_hot(labels: np.ndarray) -> np.ndarray:
 
 def _check_values(values: np.ndarray) -> np.ndarray:
     """Regression targets as (N, C) float64."""
-    values = _array(values, "targets")
+    values = as_array(values, "targets")
     values = values[:, None] if values.ndim == 1 else values
     values = check_features(values, name="targets").astype(np.float64, copy=False)
     empty = np.flatnonzero((values == 0).all(0))
@@ -227,7 +228,7 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
 
     `source_labels` (N,) are the source head's arg max, any whole numbers; `labels` (N,) the target's.
     """
-    labels, source_labels = check_labels(labels), np.asarray(source_labels)
+    labels, source_labels = check_labels(labels), as_array(source_labels, "source labels")
     if source_labels.shape != labels.shape or not np.issubdtype(source_labels.dtype, np.integer):
         raise ZoolibError(
             f"source labels are {source_labels.shape} {source_labels.dtype}; pass {len(labels)} whole numbers"
@@ -321,8 +322,14 @@ def softmax_weights(scores: Mapping[str, float], temperature: float = 0.1) -> di
     """
     if not scores or not temperature > 0:
         raise ZoolibError(f"{len(scores)} scores at temperature {temperature}; pass at least one and a positive one")
-    values = np.array(list(scores.values())) / temperature
-    if not np.isfinite(values).all():
+    raw = as_array(list(scores.values()), "scores")
+    if not np.issubdtype(raw.dtype, np.number) or np.isnan(raw).any():
+        raise ZoolibError("a teacher's score is no number; pass one of each teacher")
+    if np.isinf(raw).any():
         raise ZoolibError("a teacher's score is not finite; its features fit the labels exactly, so leave it out")
+    with np.errstate(over="ignore"):
+        values = raw / temperature
+    if np.isinf(values).any():
+        raise ZoolibError(f"temperature is {temperature}, too small for these scores; use one such as 0.1")
     shifted = np.exp(values - values.max())
     return dict(zip(scores, (shifted / shifted.sum()).tolist(), strict=True))
