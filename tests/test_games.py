@@ -239,6 +239,33 @@ def test_pretraining_refuses_an_unknown_source_and_a_number_of_threads_that_is_n
     assert words in said and said.count("\n") == 1
 
 
+def test_absent_sources_and_roms_are_named_before_a_game_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    specs = grid("atari", "jamesbond", games.HUB, "scratch,zoo_tuning", "smoke", 1)
+    experiment.require(specs)
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path)
+    experiment.require([spec for spec in specs if spec.method == "scratch"])
+    with pytest.raises(ZoolibError, match=r"provenance\.json"):
+        experiment.require(specs)
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+    with pytest.raises(ZoolibError, match="no ROM of 'jamesbond'"):
+        experiment.require(specs)
+
+
+@pytest.mark.parametrize("content", ["{", "[{}]", '[{"game": "seaquest", "sha256": "0"}]', "[3]"])
+def test_damaged_notes_of_the_sources_are_one_line_on_the_page(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(arcade.source_table()) == 2
+    (tmp_path / "weights/atari").mkdir(parents=True)
+    (tmp_path / "weights/atari/provenance.json").write_text(content)
+    monkeypatch.setattr(paths, "_PACKAGE", tmp_path)
+    with pytest.raises(ZoolibError, match=r"provenance\.json: damaged \(.*restore it with git checkout") as caught:
+        arcade.source_table()
+    assert "\n" not in str(caught.value)
+
+
 def test_pretraining_runs_what_has_no_policy_here_whatever_is_committed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -294,7 +294,9 @@ def test_the_fingerprint_of_games_covers_every_numeric_file_that_a_game_reaches_
         for patterns in (runtime._NUMERIC, runtime._OF_GAMES)
     )
     assert files & numeric <= of_games <= numeric and PACKAGE / "rl/der.py" in files
-    assert {path.parent.name for path in of_games if path.suffix == ".safetensors"} == {"atari"}
+    packaged = {path for path in PACKAGE.glob("weights/**/*.safetensors") if path.parent.name != "atari"}
+    assert {path for path in numeric if path.suffix == ".safetensors"} == packaged, "a run makes the games' sources"
+    assert not [path for path in of_games if path.suffix != ".py"]
     assert runtime.code_fingerprint("atari") != runtime.code_fingerprint()
 
 

@@ -157,11 +157,18 @@ def test_a_restored_game_goes_on_as_the_original() -> None:
     assert env.score == other.score
 
 
-def test_a_missing_emulator_or_rom_is_one_line_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ale_py.roms.get_rom_path", lambda name: None)  # what it returns, with a warning
-    with pytest.raises(ZoolibError, match=r"no ROM of 'tetris_2600'.*zoolib\[atari\]") as caught:
-        Atari("tetris_2600", 0)
+def test_a_missing_emulator_or_rom_is_one_line_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.warns(UserWarning), pytest.raises(ZoolibError, match=r"no ROM of 'pong_2601'; .*zoolib\[atari\]"):
+        Atari("pong_2601", 0)
+    monkeypatch.setenv("ALE_ROMS_DIR", str(tmp_path))
+    with pytest.raises(ZoolibError, match=r"no ROM of 'alien' \(FileNotFoundError.*zoolib\[atari\]") as caught:
+        Atari("alien", 0)
     assert "\n" not in str(caught.value)
+    (tmp_path / "alien.bin").write_bytes(b"another game")
+    with pytest.raises(ZoolibError, match=r"no ROM of 'alien' \(OSError"):
+        Atari("alien", 0)
     monkeypatch.setitem(__import__("sys").modules, "ale_py", None)
     with pytest.raises(ZoolibError, match=r"need ale-py.*zoolib\[atari\]") as caught:
         Atari("alien", 0)
@@ -239,6 +246,24 @@ def test_half_a_run_of_other_code_or_data_is_set_aside_but_one_that_names_neithe
     torch.save({name: value for name, value in state.items() if name != "origin"}, tmp_path / "checkpoint.pt")
     assert start(code="other", data="b") == 20
     assert capsys.readouterr().err == ""
+
+
+def test_a_kill_while_half_a_run_is_set_aside_or_taken_up_again_loses_nothing(tmp_path: Path) -> None:
+    def load(code: str) -> tuple[int, np.ndarray]:
+        history, net = loop.History(), network(18)
+        training = loop.Training(net, "jamesbond", TINY, 5, Agent(net, TINY, torch.device("cpu"), False))
+        loop.Checkpoint(tmp_path, {"code": code}).load(training, history)
+        return history.start, training.replay.frames[:20].copy()
+
+    with pytest.raises(Killed):
+        train(tmp_path, 25, code="a")
+    _, frames = load("a")
+    for name in ("checkpoint.pt", "frames.log"):
+        load("b")
+        (aside,) = tmp_path.glob(f"{name}.*.old")
+        aside.replace(tmp_path / name)  # the process died before it moved the other one
+        start, found = load("a")
+        assert start == 20 and np.array_equal(found, frames)
 
 
 def test_what_was_set_aside_outlasts_the_new_runs_checkpoints_and_goes_with_them(tmp_path: Path) -> None:

@@ -255,6 +255,14 @@ def test_records_of_earlier_code_are_completed_by_what_their_settings_say_and_la
     (images,) = grid("cls", "digits", "digits-zoo", ["distill"], "mini", 1)
     assert deviations.mended(images, [old])[1] == old
     assert deviations.mended(faces, [old])[1].startswith("squared error to the teachers' mean heatmaps, equal weights")
+    (game,) = grid("atari", "jamesbond", "atari-policies", ["hub_pathway"], "lab", 1)
+    recorded = [
+        "the paper gives no generator, k or aggregator for control: here k = 1 of 2 sources, a generator of two",
+        "exploit applies the shared noisy layers to an encoder's own features: a source has no head of its own here",
+    ]
+    told = ["the paper gives no generator or aggregator for control: here a generator of two", deviations.EXPLOIT,
+            deviations.top_k(1)]  # fmt: skip
+    assert deviations.mended(game, recorded) == told == deviations.mended(game, told)
     (ranked,) = grid("cls", "digits", "imagenet-lite", ["rank"], "mini", 1, members=["efficientnet_lite0"])
     assert deviations.mended(ranked, []) == [], "a ranking trains on nothing"
 

@@ -17,7 +17,7 @@ from zoolib import games
 from zoolib.palette import member_colours, method_colour, styled
 from zoolib.paths import packaged_weights
 from zoolib.results import RECOMPUTED, Result
-from zoolib.spec import ControlSettings, RunSpec, ZoolibError
+from zoolib.spec import ControlSettings, RunSpec, ZoolibError, reason
 from zoolib.tables import NOT_RUN, plus_minus
 
 _DASHES: dict[str, object] = {"": "-", "seaquest": (0, (4, 1.5)), "riverraid": (0, (1, 1.2))}
@@ -115,19 +115,25 @@ def _words(measured: Measured) -> str:
 
 
 def source_table() -> pd.DataFrame:
-    """The shipped source policies: score, random score, commit; empty where none is packaged."""
+    """The shipped source policies: score, random score, commit; empty where none is packaged.
+
+    Raises ZoolibError where their notes are damaged.
+    """
     path = packaged_weights("atari/provenance.json")
-    notes = json.loads(path.read_text()) if path.is_file() else []
-    rows = {
-        games.GAMES[note["game"]].title: {
-            "score": f"{note['score']:,.1f}",
-            "random": f"{note['random_score']:,.1f}",
-            "steps": f"{note['spec']['settings']['steps']:,}",
-            "commit": str(note["commit"])[:7],
-            "machine": note["machine"]["gpu"] or note["machine"]["cpu"],
+    try:
+        notes = json.loads(path.read_text()) if path.is_file() else []
+        rows = {
+            games.GAMES[note["game"]].title: {
+                "score": f"{note['score']:,.1f}",
+                "random": f"{note['random_score']:,.1f}",
+                "steps": f"{note['spec']['settings']['steps']:,}",
+                "commit": str(note["commit"])[:7],
+                "machine": note["machine"]["gpu"] or note["machine"]["cpu"],
+            }
+            for note in notes
         }
-        for note in notes
-    }
+    except (ValueError, KeyError, TypeError) as error:
+        raise ZoolibError(f"{path}: damaged ({reason(error)}); restore it with git checkout") from None
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")
 
 

@@ -177,7 +177,9 @@ def run(args: argparse.Namespace) -> None:
             if not specs:  # a page that only reads: without papermill nothing was done
                 raise ZoolibError(f"papermill is not installed, so {args.notebook} was not executed; {INSTALL_BOOK}")
             print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
-        print(f"{len(specs)} records below {ResultStore.default().write_root}")
+        store = ResultStore.default()
+        here = sum((store.write_root / f"{spec.stem}.json").is_file() for spec in specs)
+        print(f"{len(specs)} records: {here} below {store.write_root}, {len(specs) - here} committed")
         return
     output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
     print(notebooks.execute(args.notebook, chosen, output))

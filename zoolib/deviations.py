@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from zoolib.methods import METHODS
@@ -14,6 +15,21 @@ _TEMPERATURE = "temperature 4 and equal weights of both losses; the papers state
 _HEATMAPS = "squared error to the teachers' mean heatmaps, equal weights of both losses; the papers state neither"
 
 
+#: of Hub-Pathway for games
+EXPLOIT = (
+    "exploit applies the shared noisy layers to an encoder's own features, since a source has no head of its own here: "
+    "it trains those layers as well as the chosen encoder, where the paper's trains the hub's models alone"
+)
+
+
+def top_k(k: int) -> str:
+    """That Hub-Pathway for games activates another number of sources than the paper's two."""
+    return (
+        f"the paper activates the top 2 models for each datum in all its experiments; here k = {k}: with two sources "
+        "k = 2 would leave no route to choose"
+    )
+
+
 def held_out(task: str, share: float, own: int = 0) -> str:
     """That a share of the training images is kept to choose by, or `own` validation images that the data bring."""
     of_what = "each class's training images" if task == "cls" else "the training faces"
@@ -24,9 +40,17 @@ def held_out(task: str, share: float, own: int = 0) -> str:
 def mended(spec: RunSpec, recorded: Sequence[str]) -> list[str]:
     """A run's recorded deviations, with what records of earlier code leave out or say wrongly.
 
-    Those do not say that images were held out, nor how Hub-Pathway's momentum is set, though their settings do; and
-    distillation of landmarks, which has no temperature, named one.
+    Those do not say that images were held out, nor how Hub-Pathway's momentum is set, though their settings do;
+    distillation of landmarks, which has no temperature, named one; and Hub-Pathway for games took the paper to be
+    silent on k.
     """
+    if spec.task == "atari" and spec.method == "hub_pathway":
+        told = [
+            re.sub(r", k (or aggregator for control: here )k = 1 of 2 sources, ", r" \1", text) for text in recorded
+        ]
+        told = [EXPLOIT if text.startswith("exploit applies") else text for text in told]
+        more = told != list(recorded) and spec.option("top_k") != 2
+        return [*told, top_k(int(spec.option("top_k")))] if more else told
     told = [_HEATMAPS if spec.task == "landmarks" and text == _TEMPERATURE else text for text in recorded]
     settings, trains = spec.settings, spec.task in ("cls", "landmarks") and spec.method != "rank"
     if spec.method.startswith("hub_pathway") and trains and settings.optimiser == "sgd" and OPTIMISER not in told:

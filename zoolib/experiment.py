@@ -74,8 +74,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     device = runtime.device()
     runtime.keep_freed_memory()
     machine = Machine(device, runtime.precision(spec.settings.precision, device))
-    code = runtime.code_fingerprint()
-
+    code, commit = runtime.code_fingerprint(), runtime.commit()
     of_hub = _held_to_hub(spec)
     # Before the seed is set: whether they are found or computed must not change this run's random numbers.
     before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
@@ -88,7 +87,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     context = Context(spec, data, hub, task, machine, work_dir(spec), progress, before)
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, context.origin)
-    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, device)
+    provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, commit, device)
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | of_hub
     return store.save(
         Result(
@@ -117,7 +116,7 @@ def _measure(spec: RunSpec, store: ResultStore, num_classes: int, report: Report
     runtime.seed_everything(spec.seed)
     metrics = measure(spec, num_classes, machine)
     code, seconds = runtime.code_fingerprint(), time.perf_counter() - clock
-    provenance = _provenance(machine.precision, started, seconds, code, device) | of_hub
+    provenance = _provenance(machine.precision, started, seconds, code, runtime.commit(), device) | of_hub
     if report:
         report(spec, spec.settings.iterations, spec.settings.iterations, "measured")
     return store.save(Result(spec, {"cost": metrics}, provenance))
@@ -130,14 +129,14 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
     started = datetime.datetime.now(datetime.UTC)
     runtime.keep_freed_memory()
     runtime.forget_peak_memory(runtime.device())
-    data, code = envs.data_sha256(spec), runtime.code_fingerprint(games.TASK)
+    data, code, commit = envs.data_sha256(spec), runtime.code_fingerprint(games.TASK), runtime.commit()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     work = work_dir(spec)
     with runs.alone(spec, work):
         outcome = runs.run(spec, work, progress)
         cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
         seconds = cost.get("seconds", 0.0) + cost["eval_seconds"]
-        provenance = _provenance("float32", started, seconds, code, outcome.device)
+        provenance = _provenance("float32", started, seconds, code, commit, outcome.device)
         provenance |= {"started": outcome.started or provenance["started"]}
         provenance |= {"data_sha256": data, "compiled": outcome.compiled}
         made = Result(spec, outcome.metrics, provenance, outcome.deviations, outcome.curves, outcome.samples)
@@ -180,14 +179,19 @@ def _finished(
 
 
 def _provenance(
-    precision: str, started: datetime.datetime, seconds: float, code: str, device: torch.device
+    precision: str,
+    started: datetime.datetime,
+    seconds: float,
+    code: str,
+    commit: tuple[str, bool],
+    device: torch.device,
 ) -> dict[str, Any]:
+    """What a record says of its making; code and commit are those that the run began with."""
     import torch
 
-    commit, dirty = runtime.commit()
     return {
-        "commit": commit,
-        "dirty": dirty,
+        "commit": commit[0],
+        "dirty": commit[1],
         "code": code,
         "versions": runtime.versions(),
         "machine": runtime.machine(device),
@@ -260,7 +264,10 @@ def _data_sha256(spec: RunSpec) -> Any:
 
 
 def require(specs: Iterable[RunSpec]) -> None:
-    """Raises ZoolibError for images or weights that are absent: before anything is computed, not after hours of it."""
+    """Raises ZoolibError for what is absent, images, weights, ROMs or source policies, before anything is computed."""
+    specs = list(specs)
+    for spec in {(s.dataset, s.method == "scratch"): s for s in specs if s.task == games.TASK}.values():
+        _of_game(spec)
     asked = [spec for spec in specs if spec.task in TASKS]
     for name in dict.fromkeys(spec.dataset for spec in asked):
         if manifests.dataset(name).source == "canonical":
@@ -274,6 +281,16 @@ def require(specs: Iterable[RunSpec]) -> None:
         for member in manifests.hub(hub).members:
             if only in ("", member.name) and member.weights != "random":
                 weights_file(member)
+
+
+def _of_game(spec: RunSpec) -> None:
+    """Raises ZoolibError where a game's ROM or, but for scratch and random play, a source policy cannot be used."""
+    from zoolib.rl import envs, runs
+
+    envs.data_sha256(spec)
+    if spec.method not in ("scratch", "random"):
+        for name in games.SOURCES:
+            runs.load_source(runs.source_file(name))
 
 
 def complete(specs: Iterable[RunSpec], store: ResultStore, progress: bool = True, kept: str = "") -> list[Result]:

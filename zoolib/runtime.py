@@ -59,7 +59,8 @@ _NUMERIC = (
     "layers/*.py",
     "methods/*.py",
     "rl/*.py",
-    "weights/**/*.safetensors",
+    # Not the games' sources, which a game's run names by their checksums: a run makes them, and must not be unmade.
+    "weights/*-*/*.safetensors",
 )
 # What of it a game can run: an hour of one is not set aside by a change of what it never meets.
 _OF_GAMES = (
@@ -69,7 +70,6 @@ _OF_GAMES = (
     "nets.py",
     "layers/*.py",
     "rl/*.py",
-    "weights/atari/*.safetensors",
 )
 
 

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from zoolib.paths import packaged_weights
-from zoolib.spec import RunSpec, ZoolibError
+from zoolib.spec import RunSpec, ZoolibError, reason
 
 FRAME = 84  # pixels; side of the square that the agent sees
 HISTORY = 4  # frames in one observation
 REPEAT = 4  # emulator frames one action is held for
 RESTORE = "a checkout holds the source policies and their provenance: restore both with git checkout"
 _EXTRA = "pip install 'zoolib[atari]'"
+_ROMS = f"install a wheel that carries the ROMs ({_EXTRA}), and leave ALE_ROMS_DIR unset"
 
 
 def _ale() -> Any:
@@ -34,9 +35,12 @@ def rom(game: str) -> Path:
     _ale()
     from ale_py import roms
 
-    path = roms.get_rom_path(game)
+    try:
+        path = roms.get_rom_path(game)
+    except OSError as error:  # absent, or of another checksum
+        raise ZoolibError(f"this ale-py has no ROM of {game!r} ({reason(error)}); {_ROMS}") from None
     if path is None or not Path(path).is_file():
-        raise ZoolibError(f"this ale-py has no ROM of {game!r}; install a wheel that carries the ROMs: {_EXTRA}")
+        raise ZoolibError(f"this ale-py has no ROM of {game!r}; {_ROMS}")
     return Path(path)
 
 

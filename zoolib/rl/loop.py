@@ -152,9 +152,7 @@ class Checkpoint:
         of another run and for a damaged one.
         """
         if _aside(self.file, self.origin).is_file() and not self.file.is_file():
-            for path in (self.log, self.file):
-                if _aside(path, self.origin).is_file():
-                    _aside(path, self.origin).replace(path)
+            _aside(self.file, self.origin).replace(self.file)  # its frames follow, below
         if not self.file.is_file():
             return
         replay, fix = training.replay, "delete it to start the run afresh"
@@ -167,6 +165,8 @@ class Checkpoint:
                 self._set_aside(state["origin"], state["done"])
                 return self.load(training, history)
             training.restore(state["training"])
+            if _aside(self.log, self.origin).is_file():  # or a kill came between the two
+                _aside(self.log, self.origin).replace(self.log)
             self._read_frames(replay)
         except Exception as error:
             raise ZoolibError(f"{self.file}: not a checkpoint of this run ({reason(error)}); {fix}") from None

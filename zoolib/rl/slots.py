@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoolib.deviations import EXPLOIT, top_k
 from zoolib.games import SOURCES
 from zoolib.rl.encoders import Aggregated, Convolutions, Encoder, KnowledgeFlow, Pathways, Plain
 
@@ -56,13 +57,9 @@ def hub_pathway(source: Source, member: str, options: Mapping[str, Any]) -> Slot
     deviations = [
         "the paper gives no generator or aggregator for control: here a generator of two small convolutions, and a 1x1 "
         "convolution that starts as the sum of the weighted feature maps",
-        "exploit applies the shared noisy layers to an encoder's own features, since a source has no head of its own "
-        "here: it trains those layers as well as the chosen encoder, where the paper's trains the hub's models alone",
+        EXPLOIT,
     ]
     if options["top_k"] != 2:
-        deviations.append(
-            f"the paper activates the top 2 models for each datum in all its experiments; here k = {options['top_k']}: "
-            "with two sources k = 2 would leave no route to choose"
-        )
+        deviations.append(top_k(options["top_k"]))
     encoders = [source(name) for name in SOURCES]
     return Slot(Pathways(encoders, SOURCES, **dict(options)), deviations)

@@ -12,8 +12,8 @@ import numpy as np
 from safetensors.torch import load, save
 
 from zoolib import games
-from zoolib.files import atomic
-from zoolib.paths import packaged_weights
+from zoolib.files import atomic, locked
+from zoolib.paths import build_dir, packaged_weights
 from zoolib.results import ResultStore
 from zoolib.rl.envs import source_notes
 from zoolib.rl.loop import random_scores
@@ -48,8 +48,7 @@ def ship(
     """
     folder = folder or packaged_weights("atari")
     provenance = folder / "provenance.json"
-    before = source_notes(folder) if provenance.is_file() else []
-    notes = []
+    notes, contents = [], dict[str, bytes]()
     for spec in runs:
         record = store.load(spec)
         policy = work_dir(spec) / games.POLICY
@@ -58,15 +57,19 @@ def ship(
         state = load(policy.read_bytes())
         kept = {k: v.half().contiguous() for k, v in state.items() if k.endswith((".weight", ".bias"))}
         content = save(kept)
-        with atomic(folder / f"{spec.dataset}.safetensors") as file:
-            file.write(content)
+        contents[spec.dataset] = content
         random = random_scores(spec.dataset, episodes, spec.seed, max_frames=max_frames)
         test = record.metrics["test"]
         note: dict[str, Any] = {"game": spec.dataset, "sha256": hashlib.sha256(content).hexdigest()}
         note |= {"score": test["score"], "score_std": test["score_std"], "episodes": test["episodes"]}
         note |= {"random_score": float(np.mean(random)), "run_id": spec.run_id, "spec": spec.to_dict()}
         notes.append(note | {name: record.provenance.get(name) for name in _KEPT})
-    made = {note["game"]: note for note in [*before, *notes]}
-    with atomic(provenance) as file:
-        file.write((json.dumps([made[name] for name in games.SOURCES if name in made], indent=1) + "\n").encode())
+    with locked(build_dir() / f"{games.HUB}.lock", lambda: None):  # of two processes neither loses the other's notes
+        before = source_notes(folder) if provenance.is_file() else []
+        made = {note["game"]: note for note in [*before, *notes]}
+        for game, content in contents.items():  # last and together: in between, weights and notes do not agree
+            with atomic(folder / f"{game}.safetensors") as file:
+                file.write(content)
+        with atomic(provenance) as file:
+            file.write((json.dumps([made[name] for name in games.SOURCES if name in made], indent=1) + "\n").encode())
     return notes
