@@ -116,7 +116,8 @@ def test_fine_tuned_features_differ_from_pretrained_ones_and_kept_weights_are_th
     assert not plain.samples["confidence"].equals(tuned.samples["confidence"])
     spec = smoke("finetune")[0]
     data = loaders.load(manifests.dataset(spec.dataset), spec.settings)
-    kept = recipe.load_weights(experiment.work_dir(spec), recipe.origin_of(data.sha256, None))
+    origin = recipe.origin_of(data.sha256, manifests.hub_sha256(spec.hub))
+    kept = recipe.load_weights(experiment.work_dir(spec), origin)
     assert {name.split(".")[0] for name in kept} == {"backbone", "head"}
     assert recipe.load_weights(experiment.work_dir(smoke("finetune")[0]), "other code") is None
 
@@ -370,7 +371,7 @@ def test_kept_weights_go_when_a_whole_plan_is_recorded_and_logits_stay(store):
     kept = experiment.work_dir(spec)
     assert (kept / "weights.safetensors").is_file()
     workflow.tidy([spec])
-    assert [path.name for path in kept.iterdir()] == ["logits.npz"]
+    assert {path.name for path in kept.iterdir()} == {"hub.sha256", "logits.npz"}
 
 
 def test_progress_notes_of_an_earlier_workflow_are_ignored():
@@ -440,9 +441,10 @@ def test_logits_and_weights_of_other_data_or_another_hub_are_not_handed_on(store
     spec = smoke("finetune")[0]
     experiment.run(spec, store)
     embedded = loaders.load(manifests.dataset(spec.dataset), spec.settings).sha256
-    work, here = experiment.work_dir(spec), recipe.origin_of(embedded, None)
+    hub = manifests.hub_sha256(spec.hub)
+    work, here = experiment.work_dir(spec), recipe.origin_of(embedded, hub)
     assert recipe.load_logits(work, here) is not None and recipe.has_weights(work, here)
-    for other in (recipe.origin_of("f" * 64, None), recipe.origin_of(embedded, "e" * 64)):
+    for other in (recipe.origin_of("f" * 64, hub), recipe.origin_of(embedded, "e" * 64)):
         assert recipe.load_logits(work, other) is None and not recipe.has_weights(work, other)
     recipe.save_logits(work, {"test": np.zeros((20, 3), np.float32)}, recipe.origin_of("f" * 64, None))
     handed = experiment._finished(spec, store, None, embedded, smoke("ensemble")[0])

@@ -179,7 +179,8 @@ def run(args: argparse.Namespace) -> None:
             print("papermill is not installed: the records are complete, no notebook was executed", file=sys.stderr)
         store = ResultStore.default()
         here = sum((store.write_root / f"{spec.stem}.json").is_file() for spec in specs)
-        print(f"{len(specs)} records: {here} below {store.write_root}, {len(specs) - here} committed")
+        committed = f", {len(specs) - here} committed" if here < len(specs) else ""
+        print(f"{here} records below {store.write_root}{committed}")
         return
     output = Path(args.output) if args.output else notebooks.output_path(args.notebook, chosen)
     print(notebooks.execute(args.notebook, chosen, output))
