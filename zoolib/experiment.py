@@ -266,7 +266,8 @@ def _data_sha256(spec: RunSpec) -> Any:
 def require(specs: Iterable[RunSpec]) -> None:
     """Raises ZoolibError for what is absent, images, weights, ROMs or source policies, before anything is computed."""
     specs = list(specs)
-    for spec in {(s.dataset, s.method == "scratch"): s for s in specs if s.task == games.TASK}.values():
+    played = [spec for spec in specs if spec.task == games.TASK]
+    for spec in {(spec.dataset, spec.method in ("scratch", "random")): spec for spec in played}.values():
         _of_game(spec)
     asked = [spec for spec in specs if spec.task in TASKS]
     for name in dict.fromkeys(spec.dataset for spec in asked):
