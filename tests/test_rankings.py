@@ -71,7 +71,7 @@ def test_correlations_are_those_of_the_mean_accuracies_with_the_share_of_orders_
     assert found.loc["logme", "p"] == pytest.approx(2 / 6) and -1 < found.loc["logme", "tau"] < 1
     assert "nce" not in found.index and found["models"].eq(3).all() and found["seeds"].eq(3).all()
     text = rankings.correlations_text(rankings.correlations(pairs, draws=50))
-    assert text.loc["Stanford Cars · imagenet-lite · lab", "H-score"] == "1.00 (p 0.17)"
+    assert text.loc["Stanford Cars · imagenet-lite · lab", "H-score"] == "1.00<br>p 0.17"
 
 
 def made_up_pairs(scores: list[float], accuracies: list[float]) -> pd.DataFrame:
@@ -201,7 +201,8 @@ def test_a_score_of_fewer_models_says_so():
     pairs = made_up_pairs([1.0, 2.0, 3.0], [10.0, 20.0, 30.0])
     pairs["leep"] = pairs["h_score"].where(pairs["member"] != "m1").astype(float)
     (text,) = rankings.correlations_text(rankings.correlations(pairs)).to_dict("records")
-    assert text["models"] == "3" and text["H-score"] == "1.00 (p 0.17)" and text["LEEP"] == "1.00 (p 0.50, 2 models)"
+    assert text["models"] == "3" and text["H-score"] == "1.00<br>p 0.17"
+    assert text["LEEP"] == "1.00<br>p 0.50<br>2 models" and list(text) == ["models", "seeds", "LEEP", "H-score"]
 
 
 def test_a_second_ranking_with_other_options_changes_no_table(store: ResultStore):

@@ -146,18 +146,23 @@ def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed
 
 
 def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a dataset, hub and profile, one column a score: `tau [low, high] (p …)`, from few models `tau (p …)`."""
+    """One row a dataset, hub and profile, one column a score: tau, its interval where there is one, and p, by lines."""
     rows: dict[str, dict[str, str]] = {}
     for row in found.to_dict("records"):
         name = f"{data_title(row['dataset'])} · {row['hub']} · {row['profile']}"
         here = found[(found[_KEY] == [row[key] for key in _KEY]).all(axis=1)]
         most = here["models"].max()
         line = rows.setdefault(name, {"models": str(most), "seeds": str(here["seeds"].max())})
-        fewer = f", {row['models']} models" if row["models"] < most else ""
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
-        shown = f"{row['tau']:.2f}{interval} (p {row['p']:.2f}{fewer})"
-        line[SCORES[row["score"]][0].split(" (")[0]] = "—" if pd.isna(row["tau"]) else shown
-    return pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
+        lines = [f"{row['tau']:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]", f"p {row['p']:.2f}"]
+        lines = lines if pd.notna(row["low"]) else [lines[0], lines[2]]
+        lines += [f"{row['models']} models"] if row["models"] < most else []
+        line[_short(row["score"])] = "—" if pd.isna(row["tau"]) else "<br>".join(lines)
+    table = pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
+    return table[[name for name in ("models", "seeds", *map(_short, SCORES)) if name in table]]
+
+
+def _short(score: str) -> str:
+    return SCORES[score][0].split(" (")[0]
 
 
 def choices(joined: pd.DataFrame) -> pd.DataFrame:
@@ -185,10 +190,10 @@ def choices(joined: pd.DataFrame) -> pd.DataFrame:
 def choices_text(found: pd.DataFrame) -> pd.DataFrame:
     """One row a score: over how many datasets and hubs, how often it named the best model, and the points it lost."""
     rows = {}
-    for metric, (heading, _) in SCORES.items():
+    for metric in SCORES:
         here = found[found["score"] == metric]
         if len(here):
-            rows[heading.split(" (")[0]] = {
+            rows[_short(metric)] = {
                 "cases": str(len(here)),
                 "named the best model": str(int((here["lost"] < 1e-9).sum())),
                 "points below the best": f"{here['lost'].mean():.2f}",
