@@ -152,12 +152,14 @@ def test_an_average_is_made_of_the_seeds_that_a_method_has_on_every_dataset():
     index = pd.MultiIndex.from_product([["x", "y"], [0, 1, 2]], names=["dataset", "seed"])
     wide = pd.DataFrame({"a": [10.0, 20, 30, 50, 60, 70], "b": [10.0, np.nan, 30, 50, 90, np.nan]}, index=index)
     wide["c"] = [1.0, 1, 1, np.nan, np.nan, np.nan]  # not run on y
+    assert paper_tables._cell(wide.loc["x"], "b", True, 3) == "**20.0 ± 14.1** (2 seeds)"
+    assert paper_tables._cell(wide.loc["y"], "c", False, 3) == "not run"
     means = paper_tables.averages(wide)
     assert means["a"].tolist() == [30.0, 40.0, 50.0] and "c" not in means
     assert means["b"].dropna().to_dict() == {0: 30.0}  # seed 1 is missing on x and seed 2 on y
-    assert paper_tables._average(means, "a", False, 3) == "40.0 ± 10.0"
-    assert paper_tables._average(means, "a", False, 4) == "40.0 ± 10.0 (3 seeds)"
-    assert paper_tables._average(means, "b", False, 3) == "30.0 (1 seed)"
+    assert paper_tables._cell(means, "a", False, 3) == "40.0 ± 10.0"
+    assert paper_tables._cell(means, "a", False, 4) == "40.0 ± 10.0 (3 seeds)"
+    assert paper_tables._cell(means, "b", False, 3) == "30.0 (1 seed)"
 
 
 def test_only_what_is_significantly_best_is_bold_and_the_oracle_does_not_compete(tmp_path):

@@ -66,7 +66,8 @@ def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> 
     for dataset in specs:
         here = wide[wide.index.get_level_values("dataset") == dataset]
         champion = stats.best(ranked(here))
-        columns[f"{dataset}, here"] = [_cell(here, name, name == champion) for name in rows]
+        most = int(here.notna().sum().max()) if len(here) else 0
+        columns[f"{dataset}, here"] = [_cell(here, name, name == champion, most) for name in rows]
         if (column := manifests.dataset(dataset).paper_column) is not None:
             columns[f"{dataset}, paper"] = _published(table, column, list(rows.values()))
     done = [name for name in specs if name in wide.index.get_level_values("dataset")]
@@ -75,7 +76,7 @@ def compare(store: ResultStore, table: str, specs: dict[str, list[RunSpec]]) -> 
         means = averages(wide)
         champion = stats.best(ranked(means))
         most = int(means.notna().sum().max())
-        result["average, here"] = [_average(means, n, n == champion, most) if n in means else "—" for n in rows]
+        result["average, here"] = [_cell(means, n, n == champion, most) if n in means else "—" for n in rows]
         result.attrs["average"] = (
             f"The average here is over {', '.join(done)}, of the seeds that a method has on every one of them: {most}, "
             "or as many as stand in brackets. The paper's is over its own datasets and stands in its table below."
@@ -113,18 +114,14 @@ def _rows(table: str, specs: dict[str, list[RunSpec]], hub: str) -> dict[str, st
     return rows
 
 
-def _cell(wide: pd.DataFrame, name: str, bold: bool) -> str:
+def _cell(wide: pd.DataFrame, name: str, bold: bool, most: int) -> str:
+    """A method's mean, with the number of its seeds where it is one, or where another method has more, `most`."""
     found = stats.summarise(wide.get(name, []))
     if not found.n:
         return tables.NOT_RUN
-    text = tables.plus_minus(found.mean, found.std) + (" (1 seed)" if found.n == 1 else "")
-    return f"**{text}**" if bold else text
-
-
-def _average(means: pd.DataFrame, name: str, bold: bool, most: int) -> str:
-    """The cell of an average, with the number of its seeds where another method has more."""
-    count = int(means[name].notna().sum())
-    return _cell(means, name, bold) + (f" ({count} seeds)" if 1 < count < most else "")
+    text = tables.plus_minus(found.mean, found.std)
+    text = f"**{text}**" if bold else text
+    return text + (" (1 seed)" if found.n == 1 else f" ({found.n} seeds)" if found.n < most else "")
 
 
 def _published(table: str, column: str, names: Sequence[str]) -> list[str]:
