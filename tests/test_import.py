@@ -207,10 +207,9 @@ def test_an_import_into_another_place_prints_a_command_that_finds_it(place: Path
     fill(place / "photos", ant=range(4), bee=range(20, 24))
     assert main(["import", str(place / "photos"), "--name", "aside", "--into", str(place / "my data")]) == 0
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("use it: ")
-    shown = "import os; print(os.environ['ZOOLIB_DATA'])"
-    roots = subprocess.run(
-        ["sh", "-c", command.replace("python -m zoolib run", f'python -c "{shown}"')], capture_output=True, text=True
-    ).stdout.strip()
+    assert command.endswith(" python -m zoolib run cls -p dataset aside")
+    shown = command.partition(" python ")[0] + " printenv ZOOLIB_DATA"  # as a shell reads it
+    roots = subprocess.run(["sh", "-c", shown], capture_output=True, text=True).stdout.strip()
     assert roots.split(os.pathsep) == [str(place / "my data"), str(place / "DATA")]
     main(["import", str(place / "photos"), "--name", "aside", "--into", str(place / "DATA")])
     assert "\nuse it: python -m zoolib run cls -p dataset aside" in capsys.readouterr().out
