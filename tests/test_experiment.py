@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import json
 import os
 import re
@@ -184,6 +185,26 @@ def test_zoo_tuning_runs_on_the_resnet_50_layout_with_the_published_parameters(s
     cost = experiment.run(spec, store).metrics["cost"]
     backbone_and_hub = 128.46  # the hub's kernels, gates and the authors' ten alignments under a head of 100 classes
     assert cost["params_m"] == pytest.approx(backbone_and_hub - 90 * 2049 / 1e6, abs=0.02)
+
+
+def test_the_record_of_a_resumed_run_tells_of_the_machine_it_began_on_and_counts_its_seconds(store, monkeypatch):
+    def die(spec, done, total, word):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    (spec,) = smoke("zoo_tuning")
+    monkeypatch.setattr(recipe, "fit", functools.partial(recipe.fit, checkpoint_seconds=0))
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(spec, store, die)
+    file = experiment.work_dir(spec) / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    elsewhere = state["past"]["conditions"][0] | {"precision": "bfloat16"}
+    past = {"started": "2026-01-02T03:04:05+00:00", "seconds": 1000.0, "conditions": [elsewhere]}
+    torch.save({**state, "past": past}, file)
+    provenance = experiment.run(spec, store).provenance
+    assert provenance["started"] == past["started"] and 1000 < provenance["seconds"] < 1600
+    assert provenance["resumed_from"] == [elsewhere] and provenance["precision"] == "float32"
+    assert store.load(spec).provenance == provenance
 
 
 def test_a_killed_job_leaves_no_half_written_record_and_goes_on_from_its_checkpoint(tmp_path):

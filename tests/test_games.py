@@ -15,7 +15,7 @@ import synthetic
 import torch
 from safetensors.torch import load, save
 
-from zoolib import arcade, experiment, games, notebooks, paths, runtime, workflow
+from zoolib import arcade, experiment, games, notebooks, paths, runtime, tables, workflow
 from zoolib.__main__ import main
 from zoolib.grid import grid
 from zoolib.plans import planned
@@ -366,18 +366,24 @@ def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_pr
     file = experiment.work_dir(spec) / "checkpoint.pt"
     state = torch.load(file, weights_only=True)
     assert 0 < state["seconds"] < 500
-    state |= {"seconds": 1000.0, "eval_seconds": 500.0, "started": "2026-01-02T03:04:05+00:00"}
+    (before,) = state["past"]["conditions"]
+    elsewhere = before | {"threads": 99, "machine": before["machine"] | {"gpu": "another processor"}}
+    state |= {"seconds": 1000.0, "eval_seconds": 500.0}
+    state["past"] |= {"started": "2026-01-02T03:04:05+00:00", "conditions": [elsewhere]}
     torch.save(state, file)
     record = experiment.run(spec, store)
     cost, provenance = record.metrics["cost"], record.provenance
     assert cost["seconds"] > 1000 and cost["eval_seconds"] > 500
     assert provenance["seconds"] == pytest.approx(cost["seconds"] + cost["eval_seconds"])
     assert provenance["started"] == "2026-01-02T03:04:05+00:00"
+    assert provenance["resumed_from"] == [elsewhere]
+    assert record.machine == f"another processor, then {runtime.machine(torch.device('cpu'))['cpu']}"
+    assert f"(99, then {provenance['threads']} threads)" in tables.summary([record])
     assert [str(device) for device in forgotten] == [str(runtime.device())] * 2
     (random,) = atari("random")
     record = experiment.run(random, store)
     assert record.provenance["seconds"] == record.metrics["cost"]["eval_seconds"]
-    assert record.provenance["started"] > "2026-01-03"
+    assert record.provenance["started"] > "2026-01-03" and "resumed_from" not in record.provenance
 
 
 def test_a_run_whose_record_could_not_be_saved_ends_the_same_without_training_again(

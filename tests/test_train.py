@@ -111,7 +111,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
     file = tmp_path / "checkpoint.pt"
     method = Plain()
     optimiser = train._optimiser(method, SETTINGS)
-    train.save_checkpoint(file, method, optimiser, train.History(), 2, origin())
+    train.save_checkpoint(file, method, optimiser, train.History(), 2, origin(), CPU)
     with pytest.raises(ZoolibError, match=r"checkpoint\.pt: not a checkpoint of this run"):
         train.fit(pathway(), data(), TASK, SETTINGS, 0, CPU, file)
 
@@ -120,7 +120,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_by_name(tmp_path):
 def test_half_a_run_of_other_code_or_data_is_not_continued(tmp_path, change):
     file, method = tmp_path / "checkpoint.pt", Plain()
     before = None if change is None else origin() | change
-    train.save_checkpoint(file, method, train._optimiser(method, SETTINGS), train.History(), 4, before)
+    train.save_checkpoint(file, method, train._optimiser(method, SETTINGS), train.History(), 4, before, CPU)
     if change is None:  # written before checkpoints had an origin
         state = torch.load(file, weights_only=True)
         torch.save({name: value for name, value in state.items() if name != "origin"}, file)
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
     file = tmp_path / "checkpoint.pt"
     method = Plain()
     optimiser = train._optimiser(method, SETTINGS)
-    train.save_checkpoint(file, method, optimiser, train.History(), 2, {})
+    train.save_checkpoint(file, method, optimiser, train.History(), 2, {}, CPU)
     before = file.read_bytes()
 
     def full(*args, **kwargs):
@@ -147,7 +147,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        train.save_checkpoint(file, method, optimiser, train.History(), 4, {})
+        train.save_checkpoint(file, method, optimiser, train.History(), 4, {}, CPU)
     assert file.read_bytes() == before and list(tmp_path.glob("*.partial")) == []
 
 
@@ -370,6 +370,30 @@ def test_the_seconds_of_a_resumed_fit_count_those_before_it_was_killed(tmp_path)
     state = torch.load(file, weights_only=True)
     torch.save({**state, "seconds": 1000.0}, file)
     assert 1000 < train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).seconds < 1600
+
+
+def test_a_fit_that_goes_on_elsewhere_knows_what_it_went_through_and_since_when(tmp_path, monkeypatch):
+    def until(step):
+        def die(done, total, word):
+            if done == step:
+                raise Killed
+
+        return die
+
+    file, here = tmp_path / "checkpoint.pt", train.conditions(CPU.device, CPU.precision)
+    for step, threads in ((2, 16), (3, 16), (4, here["threads"])):
+        monkeypatch.setattr(train, "conditions", lambda *_, threads=threads: here | {"threads": threads})
+        with pytest.raises(Killed):
+            train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file, checkpoint_seconds=0, progress=until(step))
+    state = torch.load(file, weights_only=True)
+    assert state["past"]["conditions"] == [here | {"threads": 16}, here], "two processes alike are one"
+    assert 0 < state["past"]["seconds"] < 600
+    torch.save({**state, "past": state["past"] | {"seconds": 1000.0, "started": "2026-01-02T03:04:05+00:00"}}, file)
+    past = train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).past
+    assert past.conditions == [here | {"threads": 16}], "what is as here needs no saying"
+    assert (past.seconds, past.started) == (1000.0, "2026-01-02T03:04:05+00:00")
+    torch.save({name: value for name, value in state.items() if name != "past"}, file)
+    assert train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).past == runtime.Past(), "of earlier checkpoints"
 
 
 def test_a_run_records_the_seconds_of_the_runs_it_started_from_beside_its_own(tmp_path):

@@ -69,7 +69,9 @@ def measure(spec: RunSpec, num_classes: int, machine: Machine) -> dict[str, floa
     nothing: Any = None
     hub, work = Hub(spec.hub), build_dir() / "work" / spec.run_id
     data: Dataset = nothing
-    context = Measurement(spec, data, hub, Classification(num_classes), machine, work, None, {}, num_classes)
+    context = Measurement(
+        spec, data, hub, Classification(num_classes), machine, work, None, {}, num_classes=num_classes
+    )
     outcome: Outcome = method(spec.method).load()(context)
     if spec.method == "hub_pathway" and spec.profile != "paper":
         outcome.metrics["cost"] |= _growth(context)

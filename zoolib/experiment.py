@@ -7,7 +7,7 @@ import errno
 import functools
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     outcome: Outcome = method(spec.method).load()(context)
     save_logits(work_dir(spec), outcome.logits, context.origin)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, commit, device)
-    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256} | of_hub
+    provenance |= _with_past(provenance, context.pasts) | of_hub
+    provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
     return store.save(
         Result(
             spec,
@@ -137,8 +138,7 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
         cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
         seconds = cost.get("seconds", 0.0) + cost["eval_seconds"]
         provenance = _provenance("float32", started, seconds, code, commit, outcome.device)
-        provenance |= {"started": outcome.started or provenance["started"]}
-        provenance |= {"data_sha256": data, "compiled": outcome.compiled}
+        provenance |= _with_past(provenance, [outcome.past]) | {"data_sha256": data, "compiled": outcome.compiled}
         made = Result(spec, outcome.metrics, provenance, outcome.deviations, outcome.curves, outcome.samples)
         saved = store.save(made)
         Checkpoint(work).remove()  # not before: without a record it is all that there is of the run
@@ -187,19 +187,21 @@ def _provenance(
     device: torch.device,
 ) -> dict[str, Any]:
     """What a record says of its making; code and commit are those that the run began with."""
-    import torch
-
     return {
         "commit": commit[0],
         "dirty": commit[1],
         "code": code,
-        "versions": runtime.versions(),
-        "machine": runtime.machine(device),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
+        **runtime.conditions(device, precision),
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
     }
+
+
+def _with_past(provenance: dict[str, Any], pasts: Sequence[runtime.Past]) -> dict[str, Any]:
+    """Start and seconds of a run in all its processes, and what those before the last had otherwise than it."""
+    started = min([provenance["started"], *(past.started for past in pasts if past.started)])
+    seconds = provenance["seconds"] + sum(past.seconds for past in pasts)
+    return {"started": started, "seconds": seconds, **runtime.resumed_from(pasts)}
 
 
 def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> list[RunSpec]:

@@ -26,7 +26,7 @@ from zoolib.files import atomic
 from zoolib.hub import Hub, HubModel
 from zoolib.layers.adaagg import AdaAggConv2d
 from zoolib.method import Method
-from zoolib.runtime import code_fingerprint, peak_memory_mb
+from zoolib.runtime import Past, code_fingerprint, peak_memory_mb
 from zoolib.spec import RunSpec, Settings, ZoolibError
 from zoolib.tasks import TargetTask
 from zoolib.train import Machine, Progress, evaluate, fit
@@ -77,6 +77,7 @@ class Context:
     work: Path  # this run's folder for its checkpoint, logits and weights
     progress: Progress | None
     needed: Mapping[str, Finished]  # by member, in the hub's order; empty for a method that needs none
+    pasts: list[Past] = field(default_factory=list)  # of the fits that were resumed
 
     def fit(
         self,
@@ -95,6 +96,7 @@ class Context:
         self.place(method)
         file = self.work / f"{checkpoint}.pt"
         history = fit(method, self.data, self.task, settings, seed, self.machine, file, progress=self.progress)
+        self.pasts.append(history.past)
         images = (settings.iterations - history.start) * settings.batch_size
         cost = cost_of(method, settings.image_size, self.machine)
         cost["seconds"] = history.seconds

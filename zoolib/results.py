@@ -105,9 +105,11 @@ class Result:
 
     @property
     def machine(self) -> str:
-        """The processor that computed it: the GPU where there was one, else the CPU."""
-        machine = self.provenance.get("machine") or {}
-        return str(machine.get("gpu") or machine.get("cpu") or "")
+        """The processor that computed it, the GPU where there was one, else the CPU; of a resumed run all, in order."""
+        parts = [*self.provenance.get("resumed_from", []), self.provenance]
+        machines = [part.get("machine") or {} for part in parts]
+        names = [str(machine.get("gpu") or machine.get("cpu") or "") for machine in machines]
+        return ", then ".join(dict.fromkeys(filter(None, names)))
 
     @property
     def date(self) -> str:

@@ -13,6 +13,8 @@ import random
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,6 +207,51 @@ def machine(used: torch.device | None = None) -> dict[str, Any]:
         "memory_gb": round(pages / 2**30, 1),
         "gpu": torch.cuda.get_device_name(used) if gpu else "",
         "platform": platform.platform(),
+    }
+
+
+@dataclass
+class Past:
+    """What the processes before a resumed one leave for its record; empty where it is the first."""
+
+    started: str = ""  # ISO 8601
+    seconds: float = 0.0  # that passed in them up to the checkpoint
+    conditions: list[dict[str, Any]] = field(default_factory=list)  # theirs, where they are not this process's own
+
+    def then(self, started: str, seconds: float, conditions: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint keeps for the next process, of these and of the present one; only what JSON has."""
+        past = [each for each in self.conditions if each != conditions]
+        return {
+            "started": self.started or started,
+            "seconds": self.seconds + seconds,
+            "conditions": [*past, conditions],
+        }
+
+    @classmethod
+    def before(cls, kept: dict[str, Any], conditions: dict[str, Any]) -> Past:
+        """The inverse of `then`, read under these conditions; `kept` is {} in checkpoints that know nothing of it."""
+        others = [each for each in kept.get("conditions", []) if each != conditions]
+        return cls(kept.get("started", ""), kept.get("seconds", 0.0), others)
+
+
+def resumed_from(pasts: Iterable[Past]) -> dict[str, Any]:
+    """For provenance: each of the other conditions that parts of a run were computed under; {} where all were alike."""
+    found: list[dict[str, Any]] = []
+    for each in (each for past in pasts for each in past.conditions):
+        if each not in found:
+            found.append(each)
+    return {"resumed_from": found} if found else {}
+
+
+def conditions(device: torch.device, precision: str) -> dict[str, Any]:
+    """What the last digits of a run, and its seconds, depend on beside its code and data."""
+    import torch
+
+    return {
+        "versions": versions(),
+        "machine": machine(device),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
     }
 
 

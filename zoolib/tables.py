@@ -386,5 +386,6 @@ def _commit(provenance: Mapping[str, Any]) -> str:
 
 
 def _machine(result: Result) -> str:
-    threads = result.provenance.get("threads")
-    return result.machine + (f" ({threads} thread{'s' if threads != 1 else ''})" if threads else "")
+    parts = [*result.provenance.get("resumed_from", []), result.provenance]
+    threads = [str(each) for each in dict.fromkeys(part.get("threads") for part in parts) if each]
+    return result.machine + (f" ({', then '.join(threads)} thread{'s' if threads != ['1'] else ''})" if threads else "")

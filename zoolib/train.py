@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
 from zoolib.method import Method, Output
-from zoolib.runtime import code_fingerprint
+from zoolib.runtime import Past, code_fingerprint, conditions
 from zoolib.spec import Settings, ZoolibError, reason
 from zoolib.tasks import Task
 
@@ -43,6 +44,14 @@ class History:
     curve: list[Row] = field(default_factory=list)
     seconds: float = 0.0  # in training steps alone, over all resumptions
     start: int = 0  # iteration this process began with
+    past: Past = field(default_factory=Past)  # what is known of the processes before it
+    began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+
+    def for_the_next(self, machine: Machine) -> dict[str, Any]:
+        """What a checkpoint says of the processes up to this one."""
+        seconds = (datetime.datetime.now(datetime.UTC) - self.began).total_seconds()
+        now = conditions(machine.device, machine.precision)
+        return self.past.then(self.began.isoformat(timespec="seconds"), seconds, now)
 
 
 def fit(
@@ -79,7 +88,7 @@ def fit(
             numbers = task.metrics(logits, labels) | method.summary(aux)
             history.curve += [(done, "val", name, value) for name, value in numbers.items()]
         if checkpoint and done < settings.iterations and time.monotonic() - saved >= checkpoint_seconds:
-            save_checkpoint(checkpoint, method, optimiser, history, done, origin)
+            save_checkpoint(checkpoint, method, optimiser, history, done, origin, machine)
             saved = time.monotonic()
         if progress:
             progress(done, settings.iterations, f"loss {sum(terms.values()):.3f}")
@@ -175,8 +184,9 @@ def save_checkpoint(
     history: History,
     done: int,
     origin: dict[str, str],
+    machine: Machine,
 ) -> None:
-    """Write model, optimiser, random state, curve and position; the file is the old one or the new one.
+    """Write model, optimiser, random state, curve, position and machine; the file is the old one or the new one.
 
     `origin` names the code and the data that they come from.
     """
@@ -191,6 +201,7 @@ def save_checkpoint(
         "seconds": history.seconds,
         "iteration": done,
         "origin": origin,
+        "past": history.for_the_next(machine),
     }
     with atomic(path) as file:
         torch.save(state, file)
@@ -220,3 +231,4 @@ def _resume(
         torch.cuda.set_rng_state(state["cuda_rng"][place].cpu(), machine.device)
     history.curve = [tuple(row) for row in state["curve"]]
     history.seconds, history.start = state["seconds"], state["iteration"]
+    history.past = Past.before(state.get("past", {}), conditions(machine.device, machine.precision))

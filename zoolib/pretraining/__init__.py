@@ -124,7 +124,7 @@ def _make(hub: str, name: str, folder: Path, seed: int, work: Path, progress: Pr
         "cpu_seconds": round(seconds, 1),
         "train_images_per_second": round(settings.iterations * settings.batch_size / history.seconds, 1),
     }
-    return note | _provenance(machine)
+    return note | runtime.conditions(device, machine.precision) | runtime.resumed_from([history.past])
 
 
 def _precise(settings: Settings, device: torch.device) -> Settings:
@@ -148,12 +148,3 @@ def _remember(path: Path, note: dict[str, Any], order: list[str]) -> None:
     kept = sorted((n for n in notes.values() if n["member"] in order), key=lambda n: order.index(n["member"]))
     with atomic(path) as file:
         file.write((json.dumps(kept, indent=1) + "\n").encode())
-
-
-def _provenance(machine: Machine) -> dict[str, Any]:
-    return {
-        "versions": runtime.versions(),
-        "machine": runtime.machine(machine.device),
-        "threads": torch.get_num_threads(),
-        "precision": machine.precision,
-    }

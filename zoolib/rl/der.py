@@ -185,6 +185,7 @@ class Agent:
         self.optimiser = torch.optim.Adam(trained, settings.lr, eps=settings.adam_eps, fused=True)
         self.trained = trained
         loss = make_loss(self.online, self.target, self.support)
+        self.compiled = compiled
         self.loss: LossOf = torch.compile(loss, dynamic=False) if compiled else loss
 
     @torch.no_grad()

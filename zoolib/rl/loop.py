@@ -20,6 +20,7 @@ from zoolib.files import atomic
 from zoolib.rl.der import Agent, Network
 from zoolib.rl.envs import Atari
 from zoolib.rl.replay import Replay
+from zoolib.runtime import Past, conditions
 from zoolib.spec import ControlSettings, ZoolibError, reason
 
 Progress = Callable[[int, int, str], None]  # step, steps, a word
@@ -34,7 +35,8 @@ class History:
     seconds: float = 0.0
     eval_seconds: float = 0.0
     start: int = 0  # steps that were done before this process
-    started: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    began: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    past: Past = field(default_factory=Past)  # what is known of the processes before this one
 
 
 class Training:
@@ -79,6 +81,10 @@ class Training:
         self.losses.append(mean)
         if step % settings.target_every == 0:
             self.agent.update_target()
+
+    def conditions(self) -> dict[str, Any]:
+        """What the last digits of the run, and its seconds, depend on beside code and data."""
+        return conditions(self.agent.device, "float32") | {"compiled": self.agent.compiled}
 
     def state(self) -> dict[str, Any]:
         """Everything but the replay's frames; of a GPU's generators, the one that the agent draws from."""
@@ -141,7 +147,8 @@ class Checkpoint:
             os.fsync(log.fileno())  # before the state that counts on it
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
-        kept["started"] = history.started
+        # The seconds of steps and evaluations are kept above, which a game's record counts instead of all that passed.
+        kept["past"] = history.past.then(history.began, 0.0, training.conditions())
         with atomic(self.file) as file:
             torch.save({"training": training.state(), "origin": self.origin, **kept}, file)
 
@@ -173,7 +180,7 @@ class Checkpoint:
         self.logged = replay.count
         history.curve = [tuple(row) for row in state["curve"]]
         history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]
-        history.started = state.get("started", history.started)  # absent from older checkpoints
+        history.past = Past.before(state.get("past", {}), training.conditions())
 
     def _read_frames(self, replay: Replay) -> None:
         """Put the frames that count back. Raises ValueError where the log is missing or cut short."""

@@ -44,7 +44,7 @@ class GameOutcome:
     samples: pd.DataFrame | None
     deviations: list[str] = field(default_factory=list)
     compiled: bool = False
-    started: str = ""  # when the run began, in an earlier process where it was resumed; ISO 8601
+    past: runtime.Past = field(default_factory=runtime.Past)  # what the processes before a resumed one left
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
@@ -144,7 +144,7 @@ def run(spec: RunSpec, work: Path, progress: Progress | None = None) -> GameOutc
     samples = episode(network, spec.dataset, settings, spec.seed)
     curves = pd.DataFrame(history.curve, columns=["iteration", "split", "term", "value"])
     metrics = _metrics(spec, network, history, device)
-    return GameOutcome(metrics, curves, samples, deviations, compiled, history.started, device)
+    return GameOutcome(metrics, curves, samples, deviations, compiled, history.past, device)
 
 
 def _random(spec: RunSpec) -> GameOutcome:

@@ -19,7 +19,7 @@ from zoolib.rl.envs import source_notes
 from zoolib.rl.loop import random_scores
 from zoolib.spec import RunSpec, ZoolibError, unknown
 
-_KEPT = ("commit", "dirty", "code", "versions", "machine", "threads", "compiled", "started", "seconds")
+_KEPT = ("commit", "dirty", "code", "versions", "machine", "threads", "compiled", "resumed_from", "started", "seconds")
 
 
 def specs(member: str = "") -> list[RunSpec]:
@@ -63,7 +63,7 @@ def ship(
         note: dict[str, Any] = {"game": spec.dataset, "sha256": hashlib.sha256(content).hexdigest()}
         note |= {"score": test["score"], "score_std": test["score_std"], "episodes": test["episodes"]}
         note |= {"random_score": float(np.mean(random)), "run_id": spec.run_id, "spec": spec.to_dict()}
-        notes.append(note | {name: record.provenance.get(name) for name in _KEPT})
+        notes.append(note | {name: record.provenance[name] for name in _KEPT if name in record.provenance})
     with locked(build_dir() / f"{games.HUB}.lock", lambda: None):  # of two processes neither loses the other's notes
         before = source_notes(folder) if provenance.is_file() else []
         made = {note["game"]: note for note in [*before, *notes]}
