@@ -19,6 +19,7 @@ from PIL import Image
 
 from zoolib import experiment
 from zoolib.__main__ import main
+from zoolib.data import items as gathered
 from zoolib.data import loaders, manifests
 from zoolib.data import own as importing
 from zoolib.data.schema import OwnData
@@ -200,7 +201,7 @@ def test_folders_that_link_to_each_other_are_named(place: Path):
         fill(place / "photos", **{name: range(4)})
         (place / f"photos/{name}/other").symlink_to(place / f"photos/{other}")
     with pytest.raises(ZoolibError, match="ant/other/other: a link to a folder that it lies in"):
-        importing.read_items(place / "photos")
+        gathered.read_items(place / "photos")
 
 
 def test_an_import_into_another_place_prints_a_command_that_finds_it(place: Path, capsys: pytest.CaptureFixture[str]):
@@ -431,11 +432,11 @@ def test_more_images_are_decoded_than_arrow_can_put_into_one_piece(place: Path):
 
 def test_an_image_that_two_classes_share_is_trained_on_and_other_images_are_tested_in_its_place():
     items = [
-        importing.Item(f"{label}/{digest}", label, bytes, digest=digest)
+        gathered.Item(f"{label}/{digest}", label, bytes, digest=digest)
         for label in ("ant", "bee")
         for digest in ("0 shared", *(f"{label} {number}" for number in range(9)))
     ]
-    importing.assign_splits(items, 0.2)
+    gathered.assign_splits(items, 0.2)
     assert {item.split for item in items if item.digest == "0 shared"} == {"train"}
     tested = [item.digest for item in items if item.split == "test"]
     assert tested == ["ant 0", "ant 1", "bee 0", "bee 1"]
@@ -448,8 +449,8 @@ def test_pictures_of_another_shape_are_no_copies_and_those_of_another_format_are
         return out.getvalue()
 
     contents = [encoded((2, 8), "PNG"), encoded((4, 4), "PNG"), encoded((4, 4), "BMP")]
-    items = [importing.Item(str(number), "x", lambda c=content: c) for number, content in enumerate(contents)]
-    importing.add_digests(items)
+    items = [gathered.Item(str(number), "x", lambda c=content: c) for number, content in enumerate(contents)]
+    gathered.add_digests(items)
     wide, square, again = (item.digest for item in items)
     assert wide != square and square == again
 

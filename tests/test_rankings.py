@@ -13,7 +13,7 @@ import pytest
 import synthetic
 from scipy.optimize import minimize
 
-from zoolib import choosing, complexity, rankfigures, rankings, tables
+from zoolib import choosing, complexity, rankfigures, rankings, tables, tuning_tables
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.plans import planned, teacher_sets, tunings
@@ -244,15 +244,15 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
     with_teachers(store, "2", 70.0)
     with_teachers(store, "efficientnet_lite0,efficientnet_lite1", 72.0)
     ranking = rankings.table(store.frame())
-    table = rankings.triple_table(store.frame(), ranking)
+    table = tuning_tables.triple_table(store.frame(), ranking)
     assert table["teachers"].tolist() == [
         ("efficientnet_lite0", "efficientnet_lite1"),
         ("efficientnet_lite2", "efficientnet_lite0"),
     ]
     assert table["mean"].tolist() == [73.0, 71.0] and table["chosen"].tolist() == [False, True]
-    text = rankings.triple_text(table, ranking)
+    text = tuning_tables.triple_text(table, ranking)
     assert text["EfficientNet-Lite0"].tolist() == ["✓", "✓"] and text["LogME's"].tolist() == ["", "✓"]
-    beside = rankings.taught_text(store.frame(), "efficientnet_lite0")
+    beside = tuning_tables.taught_text(store.frame(), "efficientnet_lite0")
     assert beside["accuracy (%)"].tolist() == ["81.0 ± 1.0", "not run", "71.0 ± 1.0"]
     (dots,) = [c for c in rankfigures.triples(table).axes[0].collections if len(c.get_offsets()) == 2]
     assert dots.get_offsets()[:, 0].tolist() == table["mean"].tolist()
@@ -261,9 +261,9 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
 def test_the_choice_of_logme_has_one_number_whichever_way_it_was_asked_for(store: ResultStore):
     with_teachers(store, "efficientnet_lite2,efficientnet_lite0", 74.0)
     with_teachers(store, "2", 70.0)
-    table = rankings.triple_table(store.frame(), rankings.table(store.frame()))
+    table = tuning_tables.triple_table(store.frame(), rankings.table(store.frame()))
     assert table["mean"].tolist() == [71.0] and table["chosen"].tolist() == [True]
-    assert rankings.taught_text(store.frame(), "efficientnet_lite0")["accuracy (%)"].tolist()[-1] == "71.0 ± 1.0"
+    assert tuning_tables.taught_text(store.frame(), "efficientnet_lite0")["accuracy (%)"].tolist()[-1] == "71.0 ± 1.0"
 
 
 def test_other_students_and_trade_offs_are_no_seeds_of_a_set_of_teachers(store: ResultStore):
@@ -274,9 +274,9 @@ def test_other_students_and_trade_offs_are_no_seeds_of_a_set_of_teachers(store: 
     for spec in others:
         store.save(Result(spec, {"test": {"top1_accuracy": 10.0}}, synthetic.result(spec).provenance))
     frame = store.frame()
-    table = rankings.triple_table(frame, rankings.table(frame), "efficientnet_lite0")
+    table = tuning_tables.triple_table(frame, rankings.table(frame), "efficientnet_lite0")
     assert table[["mean", "seeds"]].to_numpy().tolist() == [[71.0, 3]]
-    taught = rankings.taught_text(frame, "efficientnet_lite0").iloc[-1]
+    taught = tuning_tables.taught_text(frame, "efficientnet_lite0").iloc[-1]
     assert taught.tolist() == ["71.0 ± 1.0", "3", "-10.0 ± 0.0"]  # fine-tuning has 80, 81 and 82
 
 
@@ -284,7 +284,7 @@ def test_the_value_of_teachers_is_read_back_from_the_options_in_words():
     for value in ("3", "rotation,jigsaw,corruption"):
         spec = grid("cls", "digits", "digits-zoo", "b_tuning", "smoke", 1, teachers=value)[0]
         words = Result(spec, {}).options
-        assert rankings.teachers_of(words) == value
+        assert tuning_tables.teachers_of(words) == value
 
 
 def test_a_ranking_without_any_bounded_logme_is_dashes_and_teachers_wait_for_every_score(store: ResultStore):
@@ -295,7 +295,8 @@ def test_a_ranking_without_any_bounded_logme_is_dashes_and_teachers_wait_for_eve
     unbounded = frame.assign(value=frame["value"].mask(frame["metric"] == "logme"))
     assert "logme" not in set(choosing.strategies(unbounded)["strategy"])
     with_teachers(store, "2", 71.0)
-    assert rankings.triple_table(store.frame(), ranking[:2]).empty, "a member without a score may be among the first"
+    few = tuning_tables.triple_table(store.frame(), ranking[:2])
+    assert few.empty, "a member without a score may be among the first"
 
 
 def test_shares_of_the_labels_make_a_table_and_a_figure(store: ResultStore):
@@ -304,8 +305,8 @@ def test_shares_of_the_labels_make_a_table_and_a_figure(store: ResultStore):
             "cls", "cars", "imagenet-lite", "bss", "lab", members=["efficientnet_lite0"], label_fraction=share
         ):
             store.save(Result(spec, {"test": {"top1_accuracy": value + spec.seed}}))
-    found = rankings.fractions(store.records(member="efficientnet_lite0", method=["bss", "finetune"]))
-    text = rankings.fractions_text(
+    found = tuning_tables.fractions(store.records(member="efficientnet_lite0", method=["bss", "finetune"]))
+    text = tuning_tables.fractions_text(
         found, {"finetune": "Fine-tuning", "bss": "BSS", "lwf": "LwF, × 0.1"}, [0.15, 0.5, 1.0]
     )
     assert text.loc["BSS"].tolist() == ["41.0 ± 1.0", "61.0 ± 1.0", "not run"]
@@ -322,14 +323,14 @@ def test_the_gain_over_fine_tuning_is_paired_over_the_seeds_that_both_have(store
         for spec in grid("cls", "cars", "imagenet-lite", method, "lab", list(by_seed), **share):
             store.save(Result(spec, {"test": {"top1_accuracy": by_seed[spec.seed]}}))
     records = [r for r in store.records(method=["bss", "finetune"]) if r.spec.settings.train_fraction == 0.15]
-    found = rankings.fractions(records).set_index("method")
+    found = tuning_tables.fractions(records).set_index("method")
     # BSS less fine-tuning: 41 - 40 and 46 - 43; seed 2 has no partner
     assert found.loc["bss", ["gain", "seeds"]].tolist() == [2, 3]
     assert found.loc["bss", "gain_std"] == pytest.approx(2**0.5)
     assert found.loc["finetune", "gain"] == 0
-    text = rankings.fractions_text(found.reset_index(), {"finetune": "Fine-tuning", "bss": "BSS"}, [0.15])
+    text = tuning_tables.fractions_text(found.reset_index(), {"finetune": "Fine-tuning", "bss": "BSS"}, [0.15])
     assert text["15%"].tolist() == ["41.5 ± 2.1 (2 seeds)", "62.0 ± 32.1"], "fewer seeds than others are said"
-    assert rankings.fractions([r for r in records if r.spec.method == "bss"])["gain"].isna().all()
+    assert tuning_tables.fractions([r for r in records if r.spec.method == "bss"])["gain"].isna().all()
 
 
 def test_figures_draw_every_model_and_every_time_and_refuse_nothing(store: ResultStore):

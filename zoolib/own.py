@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from zoolib import recipe, runtime
 from zoolib.checkpoints import behead
 from zoolib.data import augment, embedded, loaders, pictures
-from zoolib.data import own as importing
+from zoolib.data import items as gathered
 from zoolib.data.formats.folders import is_image
 from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
@@ -139,7 +139,7 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
     place = Path(path)
     shadows = (".", "__MACOSX")  # of other systems
     folders = [d.name for d in place.iterdir() if d.is_dir() and not d.name.startswith(shadows)]
-    parted = bool(folders) and {*folders} <= {*importing.SPLIT_NAMES}  # train and test lie above the classes
+    parted = bool(folders) and {*folders} <= {*gathered.SPLIT_NAMES}  # train and test lie above the classes
     if len(folders) < 2 and not parted:
         raise ZoolibError(
             f"{place} holds {len(folders)} folders; make one folder of images for each of two or more classes"
@@ -147,18 +147,18 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
     for name in [] if parted else sorted(folders):  # an empty class would not be seen below
         if not any(is_image(file.name) for file in (place / name).iterdir()):
             raise ZoolibError(f"{place / name} holds 0 images; a class needs at least four")
-    items = importing.read_items(place)
-    classes = sorted({item.label for item in items})
+    items = gathered.read_items(place)
+    classes = gathered.class_order({item.label for item in items})
     if len(classes) < 2:
         raise ZoolibError(f"{place} holds one class, {classes[0]}; a dataset needs two or more")
-    importing.add_digests(items)
+    gathered.add_digests(items)
     given = items[0].split != ""
     if not given:
         for name in classes:
             different = {item.digest for item in items if item.label == name}
             if len(different) < 4:
                 raise ZoolibError(f"{place / name} holds {len(different)} images; a class needs at least four")
-        importing.assign_splits(items, test_share, kept=2)
+        gathered.assign_splits(items, test_share, kept=2)
         if not any(item.split == "test" for item in items):
             raise ZoolibError(f"{place}: every image is in two classes, so none can be tested; keep each in one")
         items.sort(key=lambda item: (item.label, item.digest, item.path))  # whatever the files are called
@@ -170,13 +170,13 @@ def folder(path: Path | str, settings: Settings = SETTINGS, test_share: float = 
         name="own-images", title=place.name, task="cls", source="canonical", description="a folder of images",
         num_classes=len(classes), sizes=Sizes(train=len(train.labels), test=len(test.labels)),
         protocol="split by the folders" if given else "split by content within each class", flip=False,
-        licence="yours", citation="none", homepage="", differences=importing.notices(items),
+        licence="yours", citation="none", homepage="", differences=gathered.notices(items),
     )  # fmt: skip
     rows = loaders.split_rows(train.labels, settings, train.groups, train.validation)
     return Dataset(manifest, train, test, rows | {"test": np.arange(len(test.labels))}, "own")
 
 
-def _images(place: Path, items: list[importing.Item], classes: list[str], side: int) -> Images:
+def _images(place: Path, items: list[gathered.Item], classes: list[str], side: int) -> Images:
     pixels = np.stack([read_image(place / item.path, side) for item in items])
     labels = np.array([classes.index(item.label) for item in items])
     groups = np.unique([item.digest for item in items], return_inverse=True)[1]

@@ -138,8 +138,8 @@ def few_samples(frame: pd.DataFrame, samples: int) -> Figure:
 def label_fractions(found: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
     """Accuracy of every method (name -> title) against the share of labels trained on, and its gain over fine-tuning.
 
-    Means over seeds, with bars of one standard deviation. `found` is that of `rankings.fractions`. Raises ZoolibError
-    when it is empty.
+    Means over seeds, with bars of one standard deviation. `found` is that of `tuning_tables.fractions`. Raises
+    ZoolibError when it is empty.
     """
     found = found[found["method"].isin(methods)]
     _some(found, "run on a share of the labels")
@@ -170,7 +170,7 @@ def label_fractions(found: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
 def triples(table: pd.DataFrame) -> Figure:
     """Accuracy of every set of teachers in order, with bars of one standard deviation; LogME's own choice is marked.
 
-    `table` is that of `rankings.triple_table`. Raises ZoolibError when it is empty.
+    `table` is that of `tuning_tables.triple_table`. Raises ZoolibError when it is empty.
     """
     _some(table, "run with teachers")
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.3 * len(table)), layout="constrained")
