@@ -109,6 +109,23 @@ def test_every_committed_best_single_is_one_of_the_committed_fine_tunings() -> N
         assert same, f"{one.spec.label} ({one.spec.profile}) is of fine-tunings that are not committed"
 
 
+def test_the_commit_that_a_committed_record_names_is_in_the_history() -> None:
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+        return done.stdout if done.returncode == 0 else ""
+
+    if git("rev-parse", "--is-shallow-repository").strip() != "false":
+        pytest.skip("no git, or not the whole history")
+    history = set(git("rev-list", "HEAD").split())
+    named = {r.provenance["commit"]: r.spec.label for r in ResultStore(results_dir()).records()}
+    assert len(named) > 20
+    assert {label for commit, label in named.items() if commit not in history} == set()
+
+
+def test_a_committed_record_was_built_on_the_committed_runs_that_it_names() -> None:
+    assert ResultStore(results_dir()).mixed() == []
+
+
 def test_conda_users_get_python_and_the_same_lock() -> None:
     wanted = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (through_pip,) = [entry["pip"] for entry in wanted if isinstance(entry, dict)]
