@@ -25,7 +25,7 @@ from zoolib.grid import grid, needed
 from zoolib.methods import METHODS, MethodCard
 from zoolib.paths import CHECKOUT
 from zoolib.plans import planned
-from zoolib.results import ResultStore
+from zoolib.results import Result, ResultStore
 from zoolib.spec import ZoolibError
 from zoolib.tasks import average
 
@@ -97,6 +97,15 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities_and_fits_what_it_l
     expected = 100 * (average(np.stack(logits)).argmax(1) == labels).mean()
     assert result.metrics["test"]["top1_accuracy"] == pytest.approx(expected)
     assert result.metrics["cost"]["params_m"] == pytest.approx(sum(r.metrics["cost"]["params_m"] for r in members))
+    assert result.provenance["built_on"] == {r.spec.run_id: r.provenance["logits_sha256"] for r in members}
+    assert not any("built_on" in r.provenance for r in members) and store.mixed() == []
+    digests = {r.provenance["logits_sha256"] for r in (*members, result)}
+    assert len(digests) == 4
+    provenance = members[0].provenance | {"logits_sha256": result.provenance["logits_sha256"]}
+    store.save(Result(members[0].spec, members[0].metrics, provenance))
+    (sentence,) = store.mixed()
+    told = f"{result.spec.label} (smoke) was built on another run of {members[0].spec.label} than the one beside it"
+    assert sentence == told
 
 
 STARTED = [name for name, card in METHODS.items() if card.weights]
@@ -198,8 +207,10 @@ def test_the_record_of_a_resumed_run_tells_of_the_machine_it_began_on_and_counts
         experiment.run(spec, store, die)
     file = experiment.work_dir(spec) / "checkpoint.pt"
     state = torch.load(file, weights_only=True)
-    elsewhere = state["past"]["conditions"][0] | {"precision": "bfloat16"}
-    past = {"started": "2026-01-02T03:04:05+00:00", "seconds": 1000.0, "conditions": [elsewhere]}
+    (part,) = state["past"]["parts"]
+    assert part["steps"] == 2
+    elsewhere = part | {"precision": "bfloat16"}
+    past = {"started": "2026-01-02T03:04:05+00:00", "seconds": 1000.0, "parts": [elsewhere]}
     torch.save({**state, "past": past}, file)
     provenance = experiment.run(spec, store).provenance
     assert provenance["started"] == past["started"] and 1000 < provenance["seconds"] < 1600

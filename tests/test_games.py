@@ -366,10 +366,11 @@ def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_pr
     file = experiment.work_dir(spec) / "checkpoint.pt"
     state = torch.load(file, weights_only=True)
     assert 0 < state["seconds"] < 500
-    (before,) = state["past"]["conditions"]
+    (before,) = state["past"]["parts"]
+    assert before["steps"] == 40
     elsewhere = before | {"threads": 99, "machine": before["machine"] | {"gpu": "another processor"}}
     state |= {"seconds": 1000.0, "eval_seconds": 500.0}
-    state["past"] |= {"started": "2026-01-02T03:04:05+00:00", "conditions": [elsewhere]}
+    state["past"] |= {"started": "2026-01-02T03:04:05+00:00", "parts": [elsewhere]}
     torch.save(state, file)
     record = experiment.run(spec, store)
     cost, provenance = record.metrics["cost"], record.provenance
@@ -378,12 +379,23 @@ def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_pr
     assert provenance["started"] == "2026-01-02T03:04:05+00:00"
     assert provenance["resumed_from"] == [elsewhere]
     assert record.machine == f"another processor, then {runtime.machine(torch.device('cpu'))['cpu']}"
-    assert f"(99, then {provenance['threads']} threads)" in tables.summary([record])
+    assert "machine: another processor (99 threads), then " in tables.summary([record])
     assert [str(device) for device in forgotten] == [str(runtime.device())] * 2
     (random,) = atari("random")
     record = experiment.run(random, store)
     assert record.provenance["seconds"] == record.metrics["cost"]["eval_seconds"]
     assert record.provenance["started"] > "2026-01-03" and "resumed_from" not in record.provenance
+
+
+def test_in_the_committed_records_scratch_learns_james_bond_clearly_above_random_play() -> None:
+    found = {
+        r.spec.method: r.metrics["test"]
+        for r in ResultStore(paths.results_dir()).records(dataset="jamesbond", method=["scratch", "random"], seed=0)
+        if r.spec.profile == "lab"
+    }
+    learned, random = found["scratch"], found["random"]
+    error = sum(each["score_std"] ** 2 / each["episodes"] for each in (learned, random)) ** 0.5
+    assert learned["score"] - random["score"] > 4 * error > 0, "of the means of ten games each"
 
 
 def test_a_run_whose_record_could_not_be_saved_ends_the_same_without_training_again(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from zoolib.files import locked
 from zoolib.grid import grid
 from zoolib.rl import envs, loop, runs
 from zoolib.rl.der import Agent, DuelingHead, Network
-from zoolib.rl.encoders import Plain
+from zoolib.rl.encoders import Aggregated, Convolutions, Encoder, KnowledgeFlow, Pathways, Plain
 from zoolib.rl.envs import Atari
 from zoolib.rl.replay import Batch
 from zoolib.spec import ControlSettings, ZoolibError
@@ -26,9 +27,9 @@ TINY = ControlSettings(
 )  # fmt: skip
 
 
-def network(actions: int) -> Network:
+def network(actions: int, slot: Callable[[], Encoder] = Plain) -> Network:
     torch.manual_seed(0)
-    return Network(Plain(), DuelingHead(actions, 51, 8, 0.1))
+    return Network(slot(), DuelingHead(actions, 51, 8, 0.1))
 
 
 def test_a_second_process_on_one_run_is_refused_but_random_play_keeps_nothing(tmp_path: Path) -> None:
@@ -183,30 +184,122 @@ class Killed(Exception):
 
 
 def train(
-    folder: Path | None, stop: int = 0, settings: ControlSettings = TINY, every: int = 20, **origin: str
+    folder: Path | None,
+    stop: int = 0,
+    settings: ControlSettings = TINY,
+    every: int = 20,
+    slot: Callable[[], Encoder] = Plain,
+    **origin: str,
 ) -> tuple[loop.History, Network]:
     def progress(step: int, steps: int, word: str) -> None:
         if step == stop:
             raise Killed
 
-    net = network(18)
+    net = network(18, slot)
     torch.manual_seed(1)
     history = loop.train(net, "jamesbond", settings, 5, torch.device("cpu"), False, folder, every, progress, origin)
     return history, net
 
 
-def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(tmp_path: Path) -> None:
-    whole, oracle = train(None)
+ENCODERS: dict[str, Callable[[], Encoder]] = {
+    "plain": Plain,
+    "aggregated": lambda: Aggregated([Convolutions(), Convolutions()], "ab"),
+    "pathways": lambda: Pathways([Convolutions(), Convolutions()], "ab"),  # draws noise in its forward pass, too
+    "knowledge_flow": lambda: KnowledgeFlow([Convolutions(), Convolutions()], "ab"),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(tmp_path: Path, encoder: str) -> None:
+    slot = ENCODERS[encoder]
+    whole, oracle = train(None, slot=slot)
     for stop in (35, 78):  # before learning starts; after the replay has begun to forget
         with pytest.raises(Killed):
-            train(tmp_path, stop)
+            train(tmp_path, stop, slot=slot)
         assert (tmp_path / "checkpoint.pt").is_file()
-    resumed, net = train(tmp_path)
+    resumed, net = train(tmp_path, slot=slot)
     assert resumed.start == 60
     assert resumed.curve == whole.curve
     assert any(split == "eval" for _, split, _, _ in whole.curve)
     for name, tensor in oracle.state_dict().items():
         assert torch.equal(tensor, net.state_dict()[name]), name
+
+
+class Player:
+    """An agent that acts at random, and keeps what it saw and did."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(3)
+        self.seen: list[np.ndarray] = []
+        self.did: list[int] = []
+
+    def act(self, observation: np.ndarray) -> int:
+        self.seen.append(observation.copy())
+        self.did.append(int(self.rng.integers(18)))
+        return self.did[-1]
+
+
+@pytest.mark.parametrize("steps", [150, 700])  # before the replay forgets, and after
+def test_what_the_replay_gives_is_what_the_agent_saw_did_and_got_in_a_real_game(steps: int) -> None:
+    n, capacity, discount = 20, 300, 0.99
+    settings = dataclasses.replace(
+        TINY, steps=10**6, replay_start=10**6, capacity=capacity, n_step=n, discount=discount, max_frames=1000
+    )
+    player = Player()
+    training = loop.Training(None, "jamesbond", settings, 5, player)  # type: ignore[arg-type]
+    play, came = training.env.step, []
+
+    def step(action: int) -> tuple[np.ndarray, float, bool, bool]:
+        observation, reward, terminal, ended = play(action)
+        came.append((float(np.clip(reward, -1, 1)), terminal, ended and not terminal))
+        return observation, reward, terminal, ended
+
+    training.env.step = step  # type: ignore[method-assign]
+    for number in range(1, steps + 1):
+        training.step(number)
+    expected = {}  # step -> return, and whether the game went on for n steps
+    for t in range(max(0, steps - capacity + 3), steps):  # a stack of four frames must be there whole
+        window = came[t : t + n]
+        end = next((k for k, (_, terminal, cut) in enumerate(window) if terminal or cut), n)
+        if (end == n and t + n < steps) or (end < len(window) and window[end][1]):
+            gain = sum(discount**k * reward for k, (reward, _, _) in enumerate(window[: end + 1]))
+            expected[t] = gain, end == n
+    oldest = max(0, steps - capacity)
+    batch = training.replay.sample(5_000, 1.0)
+    drawn = [oldest + (int(place) - oldest) % capacity for place in batch.place]
+    assert set(drawn) == set(expected)
+    for row, t in enumerate(drawn):
+        gain, alive = expected[t]
+        assert np.array_equal(batch.observation[row], player.seen[t]) and batch.action[row] == player.did[t], t
+        assert batch.reward[row] == pytest.approx(gain, abs=1e-6)
+        assert batch.discount[row] == pytest.approx(discount**n if alive else 0.0)
+        assert not alive or np.array_equal(batch.next_observation[row], player.seen[t + n]), t
+    ends = [t for t, (_, terminal, cut) in enumerate(came) if terminal or cut]
+    assert steps < 700 or (len(ends) > 3 and any(came[t][2] for t in ends) and any(g for g, _ in expected.values()))
+
+
+def test_the_target_network_stays_until_it_is_updated_and_then_is_the_online_network() -> None:
+    def parameters(net: Network) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in net.parameters()]
+
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    rng, agent = np.random.default_rng(0), Agent(network(18), TINY, torch.device("cpu"), False)
+    stacks = rng.integers(0, 256, (2, 4, 4, 84, 84)).astype(np.uint8)
+    ones = np.ones(4, np.float32)
+    batch = Batch(np.arange(4), stacks[0], rng.integers(18, size=4), ones, stacks[1], ones, ones)
+    begun = parameters(agent.online)
+    assert same(begun, parameters(agent.target))
+    agent.learn(batch, 0.5)
+    assert same(begun, parameters(agent.target)) and not same(begun, parameters(agent.online))
+    agent.update_target()
+    learned = parameters(agent.online)
+    assert same(learned, parameters(agent.target))
+    agent.learn(batch, 0.5)
+    assert same(learned, parameters(agent.target)) and not same(learned, parameters(agent.online))
 
 
 def test_a_replay_smaller_than_the_steps_between_two_checkpoints_is_put_back(tmp_path: Path) -> None:

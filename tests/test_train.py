@@ -18,6 +18,7 @@ from zoolib.layers.pathway import PathwayGenerator
 from zoolib.method import Method, Output
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.recipe import Context, Finished, cost_of, output_frame
+from zoolib.results import machine_of
 from zoolib.spec import Settings, ZoolibError
 from zoolib.tasks import Classification, average, votes
 
@@ -126,6 +127,19 @@ def test_half_a_run_of_other_code_or_data_is_not_continued(tmp_path, change):
         torch.save({name: value for name, value in state.items() if name != "origin"}, file)
     again = train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file)
     assert again.start == (4 if change == {} else 0)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files"), torch.OutOfMemoryError("GPU")])
+def test_a_checkpoint_that_cannot_be_read_now_is_nothing_to_delete(tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    file = tmp_path / "checkpoint.pt"
+    file.write_bytes(b"hours of work")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(ZoolibError, match=r"checkpoint\.pt: could not be read now \(\w+.*it stays") as caught:
+        train.fit(Plain(), data(), TASK, SETTINGS, 0, CPU, file)
+    assert "delete" not in str(caught.value) and file.read_bytes() == b"hours of work"
 
 
 def test_a_truncated_checkpoint_is_refused_by_name(tmp_path):
@@ -386,14 +400,29 @@ def test_a_fit_that_goes_on_elsewhere_knows_what_it_went_through_and_since_when(
         with pytest.raises(Killed):
             train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file, checkpoint_seconds=0, progress=until(step))
     state = torch.load(file, weights_only=True)
-    assert state["past"]["conditions"] == [here | {"threads": 16}, here], "two processes alike are one"
+    parts = [here | {"threads": 16, "steps": 3}, here | {"steps": 1}]
+    assert state["past"]["parts"] == parts, "two neighbours alike are one"
     assert 0 < state["past"]["seconds"] < 600
     torch.save({**state, "past": state["past"] | {"seconds": 1000.0, "started": "2026-01-02T03:04:05+00:00"}}, file)
+    monkeypatch.setattr(train, "conditions", lambda *_: here | {"threads": 16})
     past = train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).past
-    assert past.conditions == [here | {"threads": 16}], "what is as here needs no saying"
+    assert past.parts == [*parts, here | {"threads": 16, "steps": 2}], "back on the first"
+    told = runtime.computed_under([past])
+    assert told == here | {"threads": 16, "resumed_from": parts}
+    assert machine_of(told, threads=True).count("(16 threads), then ") == 1
     assert (past.seconds, past.started) == (1000.0, "2026-01-02T03:04:05+00:00")
     torch.save({name: value for name, value in state.items() if name != "past"}, file)
-    assert train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).past == runtime.Past(), "of earlier checkpoints"
+    past = train.fit(Plain(), data(), TASK, SETTINGS, 1, CPU, file).past
+    assert past.parts == [here | {"threads": 16, "steps": 2}] and not past.started, "of earlier checkpoints"
+
+
+def test_a_process_that_found_all_steps_done_is_not_what_computed_them():
+    one, other = {"threads": 1}, {"threads": 2}
+    assert runtime.Past("then", 5.0, [one | {"steps": 6}]).with_part(other, 0) == [one | {"steps": 6}]
+    assert runtime.computed_under([runtime.Past("then", 5.0, [one | {"steps": 6}])]) == one
+    two_fits = [runtime.Past(parts=[one | {"steps": 6}]), runtime.Past(parts=[one | {"steps": 2}])]
+    assert runtime.computed_under(two_fits) == one
+    assert runtime.computed_under([]) == {}
 
 
 def test_a_run_records_the_seconds_of_the_runs_it_started_from_beside_its_own(tmp_path):

@@ -16,7 +16,7 @@ from PIL import Image
 from zoolib import games
 from zoolib.palette import member_colours, method_colour, styled
 from zoolib.paths import packaged_weights
-from zoolib.results import RECOMPUTED, Result
+from zoolib.results import RECOMPUTED, Result, machine_of
 from zoolib.spec import ControlSettings, RunSpec, ZoolibError, reason
 from zoolib.tables import NOT_RUN, plus_minus
 
@@ -128,11 +128,11 @@ def source_table() -> pd.DataFrame:
                 "random": f"{note['random_score']:,.1f}",
                 "steps": f"{note['spec']['settings']['steps']:,}",
                 "commit": str(note["commit"])[:7],
-                "machine": note["machine"]["gpu"] or note["machine"]["cpu"],
+                "machine": machine_of(note),
             }
             for note in notes
         }
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ZoolibError(f"{path}: damaged ({reason(error)}); restore it with git checkout") from None
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("source")
 

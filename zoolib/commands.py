@@ -335,5 +335,8 @@ def adopt(args: argparse.Namespace) -> None:
         raise ZoolibError(
             "adopt writes into a checkout's results/, and this is an installed package; run it in a checkout"
         )
-    paths = ResultStore.default().adopt(profile(args.profile).name, CHECKOUT / "results")
-    print(f"{len(paths)} records copied to {CHECKOUT / 'results'}")
+    results = CHECKOUT / "results"
+    paths = ResultStore.default().adopt(profile(args.profile).name, results)
+    print(f"{len(paths)} records copied to {results}")
+    for sentence in ResultStore(results).mixed():
+        print(f"note: {sentence}; adopt both from one build folder", file=sys.stderr)

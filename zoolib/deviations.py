@@ -30,6 +30,14 @@ def top_k(k: int) -> str:
     )
 
 
+def dependency(weight: float) -> str:
+    """How Knowledge Flow for games weans the student."""
+    return (
+        f"the dependency penalty has weight {weight:g} and grows linearly over the run, and the shares of the mixture "
+        "learn at the rate of all else: choices made here, for games (images have weight 1 and ten times the rate)"
+    )
+
+
 def held_out(task: str, share: float, own: int = 0) -> str:
     """That a share of the training images is kept to choose by, or `own` validation images that the data bring."""
     of_what = "each class's training images" if task == "cls" else "the training faces"
@@ -41,9 +49,12 @@ def mended(spec: RunSpec, recorded: Sequence[str]) -> list[str]:
     """A run's recorded deviations, with what records of earlier code leave out or say wrongly.
 
     Those do not say that images were held out, nor how Hub-Pathway's momentum is set, though their settings do;
-    distillation of landmarks, which has no temperature, named one; and Hub-Pathway for games took the paper to be
-    silent on k.
+    distillation of landmarks, which has no temperature, named one; Hub-Pathway for games took the paper to be silent on
+    k; and Knowledge Flow for games did not say how it weans.
     """
+    if spec.task == "atari" and spec.method == "knowledge_flow":
+        said = dependency(float(spec.option("dependency_weight")))
+        return [*recorded, *([said] if said not in recorded else [])]
     if spec.task == "atari" and spec.method == "hub_pathway":
         told = [
             re.sub(r", k (or aggregator for control: here )k = 1 of 2 sources, ", r" \1", text) for text in recorded

@@ -64,7 +64,7 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
         return _run_game(spec, store, report)
     from zoolib.data import loaders
     from zoolib.hub import Hub
-    from zoolib.recipe import Context, save_logits
+    from zoolib.recipe import Context, logits_sha256, save_logits
     from zoolib.train import Machine
 
     manifest = manifests.dataset(spec.dataset)
@@ -89,6 +89,11 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     save_logits(work_dir(spec), outcome.logits, context.origin)
     provenance = _provenance(machine.precision, started, time.perf_counter() - clock, code, commit, device)
     provenance |= _with_past(provenance, context.pasts) | of_hub
+    if outcome.logits:
+        provenance["logits_sha256"] = logits_sha256(outcome.logits)
+    if before:
+        used = {other.run_id: logits_sha256(before[other.member].logits) for other in needed(spec)}
+        provenance["built_on"] = used
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
     return store.save(
         Result(
@@ -198,10 +203,10 @@ def _provenance(
 
 
 def _with_past(provenance: dict[str, Any], pasts: Sequence[runtime.Past]) -> dict[str, Any]:
-    """Start and seconds of a run in all its processes, and what those before the last had otherwise than it."""
+    """Start and seconds of a run in all its processes, and where its steps were computed."""
     started = min([provenance["started"], *(past.started for past in pasts if past.started)])
     seconds = provenance["seconds"] + sum(past.seconds for past in pasts)
-    return {"started": started, "seconds": seconds, **runtime.resumed_from(pasts)}
+    return {"started": started, "seconds": seconds, **runtime.computed_under(pasts)}
 
 
 def missing(specs: Iterable[RunSpec], store: ResultStore, kept: str = "") -> list[RunSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ class Context:
     work: Path  # this run's folder for its checkpoint, logits and weights
     progress: Progress | None
     needed: Mapping[str, Finished]  # by member, in the hub's order; empty for a method that needs none
-    pasts: list[Past] = field(default_factory=list)  # of the fits that were resumed
+    pasts: list[Past] = field(default_factory=list)  # of every fit: where it was computed
 
     def fit(
         self,
@@ -312,6 +313,14 @@ def cost_of(method: Method, image_size: int, machine: Machine) -> dict[str, floa
 def origin_of(data_sha256: str, hub_sha256: str | None) -> str:
     """What tensors in a work folder come from: this code, those images, and the files of a hub of one's own."""
     return f"{code_fingerprint()} {data_sha256} {hub_sha256 or ''}".strip()
+
+
+def logits_sha256(logits: Logits) -> str:
+    """A checksum of a run's predictions: runs that were built on them name it, and it is that of the run's record."""
+    digest = hashlib.sha256()
+    for name in sorted(logits):
+        digest.update(name.encode() + np.ascontiguousarray(logits[name]).tobytes())
+    return digest.hexdigest()
 
 
 def save_logits(folder: Path, logits: Logits, code: str) -> None:

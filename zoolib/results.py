@@ -46,6 +46,20 @@ _FRAME = (
 _CURVES = ("run_id", "dataset", "hub", "method", "member", "seed", "profile", "iteration", "split", "term", "value")
 
 
+def machine_of(provenance: Mapping[str, Any], threads: bool = False) -> str:
+    """The processor of a run, the GPU where there was one, else the CPU; of a resumed run each, in their order.
+
+    With `threads`, their number behind each.
+    """
+    names: list[str] = []
+    for part in (*provenance.get("resumed_from", []), provenance):
+        machine, count = part.get("machine") or {}, part.get("threads") if threads else None
+        name = str(machine.get("gpu") or machine.get("cpu") or "")
+        name += f" ({count} thread{'s' if count != 1 else ''})" if name and count else ""
+        names += [name] if name and name not in names[-1:] else []
+    return ", then ".join(names)
+
+
 class Result:
     """One run: what was asked for, what came out, and where and how it was computed.
 
@@ -106,10 +120,7 @@ class Result:
     @property
     def machine(self) -> str:
         """The processor that computed it, the GPU where there was one, else the CPU; of a resumed run all, in order."""
-        parts = [*self.provenance.get("resumed_from", []), self.provenance]
-        machines = [part.get("machine") or {} for part in parts]
-        names = [str(machine.get("gpu") or machine.get("cpu") or "") for machine in machines]
-        return ", then ".join(dict.fromkeys(filter(None, names)))
+        return machine_of(self.provenance)
 
     @property
     def date(self) -> str:
@@ -277,6 +288,21 @@ class ResultStore:
             commit(target, result.path.read_bytes(), parquet, what=result.spec.label)
             adopted.append(target)
         return adopted
+
+    def mixed(self) -> list[str]:
+        """A sentence for each record that was built on another run than the one that is kept here under its name.
+
+        Records say what they were built on by the checksums of its predictions, and so does the record of that run;
+        earlier ones, which do not, are passed over.
+        """
+        known = {result.spec.run_id: result for result in self.records()}
+        return [
+            f"{result.spec.label} ({result.spec.profile}) was built on another run of {known[used].spec.label} than "
+            "the one beside it"
+            for result in known.values()
+            for used, digest in result.provenance.get("built_on", {}).items()
+            if used in known and known[used].provenance.get("logits_sha256", digest) != digest
+        ]
 
     def _find(self, spec: RunSpec | str) -> Path | None:
         for root in self.roots:

@@ -13,14 +13,14 @@ import random
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoolib.paths import CHECKOUT
-from zoolib.spec import ZoolibError
+from zoolib.spec import ZoolibError, reason
 
 if TYPE_CHECKING:
     import torch
@@ -210,37 +210,64 @@ def machine(used: torch.device | None = None) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def restoring(checkpoint: Path, found: str) -> Iterator[None]:
+    """A block that takes up a checkpoint: what fails in it is one line that says what was `found` to be wrong.
+
+    Raises ZoolibError that has the reader delete it, but not where memory or the system kept it from being read.
+    """
+    try:
+        yield
+    except ZoolibError:
+        raise
+    except Exception as error:  # torch, pickle and zipfile each raise their own, some with advice that does not fit
+        if isinstance(error, (OSError, MemoryError)) or type(error).__name__ == "OutOfMemoryError":
+            raise ZoolibError(
+                f"{checkpoint}: could not be read now ({reason(error)}); it stays: free some memory, or mend what the "
+                "system says, and start again"
+            ) from None
+        found = found.format(reason=reason(error))
+        raise ZoolibError(f"{checkpoint}: {found}; delete it to start the run afresh") from None
+
+
 @dataclass
 class Past:
     """What the processes before a resumed one leave for its record; empty where it is the first."""
 
     started: str = ""  # ISO 8601
     seconds: float = 0.0  # that passed in them up to the checkpoint
-    conditions: list[dict[str, Any]] = field(default_factory=list)  # theirs, where they are not this process's own
+    parts: list[dict[str, Any]] = field(default_factory=list)  # in order: `conditions`, and "steps" done under them
 
-    def then(self, started: str, seconds: float, conditions: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint keeps for the next process, of these and of the present one; only what JSON has."""
-        past = [each for each in self.conditions if each != conditions]
-        return {
-            "started": self.started or started,
-            "seconds": self.seconds + seconds,
-            "conditions": [*past, conditions],
-        }
+    def then(self, started: str, seconds: float, conditions: dict[str, Any], steps: int) -> dict[str, Any]:
+        """What a checkpoint keeps of these processes and the present one, as fields of the next one's `Past`."""
+        parts = self.with_part(conditions, steps)
+        return {"started": self.started or started, "seconds": self.seconds + seconds, "parts": parts}
 
-    @classmethod
-    def before(cls, kept: dict[str, Any], conditions: dict[str, Any]) -> Past:
-        """The inverse of `then`, read under these conditions; `kept` is {} in checkpoints that know nothing of it."""
-        others = [each for each in kept.get("conditions", []) if each != conditions]
-        return cls(kept.get("started", ""), kept.get("seconds", 0.0), others)
+    def with_part(self, conditions: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+        """The parts, and one of the present process: none where it did no step, one with the last where they agree."""
+        return _joined([*self.parts, {**conditions, "steps": steps}])
 
 
-def resumed_from(pasts: Iterable[Past]) -> dict[str, Any]:
-    """For provenance: each of the other conditions that parts of a run were computed under; {} where all were alike."""
-    found: list[dict[str, Any]] = []
-    for each in (each for past in pasts for each in past.conditions):
-        if each not in found:
-            found.append(each)
-    return {"resumed_from": found} if found else {}
+def _joined(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours of equal conditions as one part; parts without steps are none."""
+    joined: list[dict[str, Any]] = []
+    for part in (part for part in parts if part["steps"]):
+        if joined and {**joined[-1], "steps": 0} == {**part, "steps": 0}:
+            part = {**part, "steps": joined.pop()["steps"] + part["steps"]}
+        joined.append(part)
+    return joined
+
+
+def computed_under(pasts: Iterable[Past]) -> dict[str, Any]:
+    """For provenance: the conditions of a run's last steps, and as `resumed_from` those of its parts before, if any.
+
+    A process that found all steps done, and had only to write the record, does not count. {} where nothing was trained.
+    """
+    parts = _joined(part for past in pasts for part in past.parts)
+    if not parts:
+        return {}
+    last = {name: value for name, value in parts[-1].items() if name != "steps"}
+    return last | ({"resumed_from": parts[:-1]} if parts[1:] else {})
 
 
 def conditions(device: torch.device, precision: str) -> dict[str, Any]:

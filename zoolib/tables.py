@@ -15,7 +15,7 @@ from zoolib.deviations import mended
 from zoolib.grid import usual_options
 from zoolib.methods import METHODS
 from zoolib.profiles import PROFILES
-from zoolib.results import RECOMPUTED, Result
+from zoolib.results import RECOMPUTED, Result, machine_of
 from zoolib.spec import RunSpec, Settings, ZoolibError
 
 NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper's table"
@@ -368,7 +368,7 @@ def summary(records: Sequence[Result]) -> str:
         "seeds": ", ".join(map(str, seeds)),
         "runs": f"{len(records)} ({', '.join(origins)})",
         "commit": _distinct(_commit(result.provenance) for result in records),
-        "machine": _distinct(_machine(result) for result in records),
+        "machine": _distinct(machine_of(result.provenance, threads=True) for result in records),
         "data": _distinct(result.data for result in records),
         "date": _distinct(result.date for result in records),
         "code": _distinct(str(result.provenance.get("code") or "") for result in records),
@@ -383,9 +383,3 @@ def _distinct(values: Iterable[str]) -> str:
 def _commit(provenance: Mapping[str, Any]) -> str:
     commit = str(provenance.get("commit") or "unknown")[:7]
     return f"{commit} with local changes" if provenance.get("dirty") else commit
-
-
-def _machine(result: Result) -> str:
-    parts = [*result.provenance.get("resumed_from", []), result.provenance]
-    threads = [str(each) for each in dict.fromkeys(part.get("threads") for part in parts) if each]
-    return result.machine + (f" ({', then '.join(threads)} thread{'s' if threads != ['1'] else ''})" if threads else "")

@@ -16,8 +16,8 @@ from zoolib.data import loaders
 from zoolib.data.loaders import Dataset
 from zoolib.files import atomic
 from zoolib.method import Method, Output
-from zoolib.runtime import Past, code_fingerprint, conditions
-from zoolib.spec import Settings, ZoolibError, reason
+from zoolib.runtime import Past, code_fingerprint, conditions, restoring
+from zoolib.spec import Settings, ZoolibError
 from zoolib.tasks import Task
 
 CHECKPOINT_SECONDS = 60.0
@@ -44,14 +44,14 @@ class History:
     curve: list[Row] = field(default_factory=list)
     seconds: float = 0.0  # in training steps alone, over all resumptions
     start: int = 0  # iteration this process began with
-    past: Past = field(default_factory=Past)  # what is known of the processes before it
+    past: Past = field(default_factory=Past)  # of the processes before it; in the end its own part is added
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
-    def for_the_next(self, machine: Machine) -> dict[str, Any]:
-        """What a checkpoint says of the processes up to this one."""
+    def for_the_next(self, machine: Machine, done: int) -> dict[str, Any]:
+        """What a checkpoint after `done` iterations says of the processes up to this one."""
         seconds = (datetime.datetime.now(datetime.UTC) - self.began).total_seconds()
         now = conditions(machine.device, machine.precision)
-        return self.past.then(self.began.isoformat(timespec="seconds"), seconds, now)
+        return self.past.then(self.began.isoformat(timespec="seconds"), seconds, now, done - self.start)
 
 
 def fit(
@@ -92,6 +92,8 @@ def fit(
             saved = time.monotonic()
         if progress:
             progress(done, settings.iterations, f"loss {sum(terms.values()):.3f}")
+    own = conditions(machine.device, machine.precision)
+    history.past.parts = history.past.with_part(own, settings.iterations - history.start)
     return history
 
 
@@ -201,7 +203,7 @@ def save_checkpoint(
         "seconds": history.seconds,
         "iteration": done,
         "origin": origin,
-        "past": history.for_the_next(machine),
+        "past": history.for_the_next(machine, done),
     }
     with atomic(path) as file:
         torch.save(state, file)
@@ -215,20 +217,16 @@ def _resume(
     machine: Machine,
     origin: dict[str, str],
 ) -> None:
-    try:
+    with restoring(path, "not a checkpoint of this run ({reason})"):
         state = torch.load(path, map_location=machine.device, weights_only=True)
         if state.get("origin") != origin:  # half a run of one code and half of another is a run of neither
             return
         method.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
-    except Exception as error:  # torch, pickle and zipfile each raise their own
-        raise ZoolibError(
-            f"{path}: not a checkpoint of this run ({reason(error)}); delete it to start the run afresh"
-        ) from None
     torch.set_rng_state(state["rng"].cpu())
     if state["cuda_rng"] and machine.device.type == "cuda":
         place = min(machine.device.index or 0, len(state["cuda_rng"]) - 1)  # older checkpoints hold every device's
         torch.cuda.set_rng_state(state["cuda_rng"][place].cpu(), machine.device)
     history.curve = [tuple(row) for row in state["curve"]]
     history.seconds, history.start = state["seconds"], state["iteration"]
-    history.past = Past.before(state.get("past", {}), conditions(machine.device, machine.precision))
+    history.past = Past(**state.get("past", {}))  # absent from older checkpoints

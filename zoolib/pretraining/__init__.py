@@ -124,7 +124,7 @@ def _make(hub: str, name: str, folder: Path, seed: int, work: Path, progress: Pr
         "cpu_seconds": round(seconds, 1),
         "train_images_per_second": round(settings.iterations * settings.batch_size / history.seconds, 1),
     }
-    return note | runtime.conditions(device, machine.precision) | runtime.resumed_from([history.past])
+    return note | runtime.conditions(device, machine.precision) | runtime.computed_under([history.past])
 
 
 def _precise(settings: Settings, device: torch.device) -> Settings:

@@ -20,8 +20,8 @@ from zoolib.files import atomic
 from zoolib.rl.der import Agent, Network
 from zoolib.rl.envs import Atari
 from zoolib.rl.replay import Replay
-from zoolib.runtime import Past, conditions
-from zoolib.spec import ControlSettings, ZoolibError, reason
+from zoolib.runtime import Past, conditions, restoring
+from zoolib.spec import ControlSettings, ZoolibError
 
 Progress = Callable[[int, int, str], None]  # step, steps, a word
 Point = tuple[int, str, str, float]  # step, split, term, value
@@ -36,7 +36,7 @@ class History:
     eval_seconds: float = 0.0
     start: int = 0  # steps that were done before this process
     began: str = field(default_factory=lambda: datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
-    past: Past = field(default_factory=Past)  # what is known of the processes before this one
+    past: Past = field(default_factory=Past)  # of the processes before it; in the end its own part is added
 
 
 class Training:
@@ -148,7 +148,7 @@ class Checkpoint:
         self.logged = replay.count
         kept = {"curve": history.curve, "seconds": history.seconds, "eval_seconds": history.eval_seconds, "done": done}
         # The seconds of steps and evaluations are kept above, which a game's record counts instead of all that passed.
-        kept["past"] = history.past.then(history.began, 0.0, training.conditions())
+        kept["past"] = history.past.then(history.began, 0.0, training.conditions(), done - history.start)
         with atomic(self.file) as file:
             torch.save({"training": training.state(), "origin": self.origin, **kept}, file)
 
@@ -156,18 +156,16 @@ class Checkpoint:
         """Put a saved state back, if there is one of this code and data, or one that does not name them.
 
         One of other code or data is set aside, which a line on standard error says. Raises ZoolibError for a checkpoint
-        of another run and for a damaged one.
+        of another run, for a damaged one, and where memory or the system keeps it from being read.
         """
         if _aside(self.file, self.origin).is_file() and not self.file.is_file():
             _aside(self.file, self.origin).replace(self.file)  # its frames follow, below
         if not self.file.is_file():
             return
-        replay, fix = training.replay, "delete it to start the run afresh"
-        try:
+        replay = training.replay
+        with restoring(self.file, "a damaged checkpoint"):
             state = torch.load(self.file, map_location=training.agent.device, weights_only=True)
-        except Exception:  # torch, pickle and zipfile each raise their own, some with advice that does not fit
-            raise ZoolibError(f"{self.file}: a damaged checkpoint; {fix}") from None
-        try:
+        with restoring(self.file, "not a checkpoint of this run ({reason})"):
             if state.get("origin", self.origin) != self.origin:
                 self._set_aside(state["origin"], state["done"])
                 return self.load(training, history)
@@ -175,12 +173,10 @@ class Checkpoint:
             if _aside(self.log, self.origin).is_file():  # or a kill came between the two
                 _aside(self.log, self.origin).replace(self.log)
             self._read_frames(replay)
-        except Exception as error:
-            raise ZoolibError(f"{self.file}: not a checkpoint of this run ({reason(error)}); {fix}") from None
         self.logged = replay.count
         history.curve = [tuple(row) for row in state["curve"]]
         history.seconds, history.eval_seconds, history.start = state["seconds"], state["eval_seconds"], state["done"]
-        history.past = Past.before(state.get("past", {}), training.conditions())
+        history.past = Past(**state.get("past", {}))  # absent from older checkpoints
 
     def _read_frames(self, replay: Replay) -> None:
         """Put the frames that count back. Raises ValueError where the log is missing or cut short."""
@@ -256,6 +252,7 @@ def train(
             checkpoint.save(training, history, step)
         if progress:
             progress(step, settings.steps, word)
+    history.past.parts = history.past.with_part(training.conditions(), settings.steps - history.start)
     return history
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoolib.deviations import EXPLOIT, top_k
+from zoolib.deviations import EXPLOIT, dependency, top_k
 from zoolib.games import SOURCES
 from zoolib.rl.encoders import Aggregated, Convolutions, Encoder, KnowledgeFlow, Pathways, Plain
 
@@ -38,6 +38,7 @@ def knowledge_flow(source: Source, member: str, options: Mapping[str, Any]) -> S
         "each layer of the student looks at the same layer of the sources only; the paper lets it choose among several",
         "the penalty on leaving the last policy is left out: the paper's learner is on-policy, this one is not",
         "evaluation keeps the mixture that training has reached (its shares are recorded); the paper drops the sources",
+        dependency(options["dependency_weight"]),
     ]
     return Slot(KnowledgeFlow([source(name) for name in SOURCES], SOURCES, options["dependency_weight"]), deviations)
 

@@ -19,7 +19,10 @@ from zoolib.rl.envs import source_notes
 from zoolib.rl.loop import random_scores
 from zoolib.spec import RunSpec, ZoolibError, unknown
 
-_KEPT = ("commit", "dirty", "code", "versions", "machine", "threads", "compiled", "resumed_from", "started", "seconds")
+_KEPT = (
+    "commit", "dirty", "code", "data_sha256", "versions", "machine", "threads", "compiled", "resumed_from", "started",
+    "seconds",
+)  # fmt: skip
 
 
 def specs(member: str = "") -> list[RunSpec]:
