@@ -20,6 +20,7 @@ import scipy.linalg
 from zoolib.spec import ZoolibError
 
 EPS = float(np.finfo(np.float64).eps)
+_FITTED = 1e-6  # of a target's square: what the features leave of it is known to eight digits from here on
 _BLOCK = 2**22  # elements of features that are converted to float64 at a time
 _SPACING = 0.5  # of the search grid in log t; every term of L changes over a width of about 4
 
@@ -244,6 +245,12 @@ def error_bound(spectrum: Spectrum, maximum: Maximum) -> float:
     """
     if spectrum.unresolved:
         return np.inf  # the highest maximum may lie in a direction that was dropped, where none of the others show it
+    if len(spectrum.squared) < spectrum.count:
+        whole = spectrum.seen.sum(0) + spectrum.rest
+        if (spectrum.rest < _FITTED * whole).any():
+            return (
+                np.inf
+            )  # a nearly exact fit: its maximum is as high as `rest`, here a difference of rounded sums, is low
     finite = np.isfinite(maximum.t)
     if not len(spectrum.squared) or not finite.any():
         return 0.0
@@ -280,8 +287,9 @@ def solve(features: np.ndarray, targets: np.ndarray, tolerance: float = 1e-10) -
 def without_prior_term(spectrum: Spectrum, maximum: Maximum, width: int) -> np.ndarray:
     """What a widely used implementation of the fixed point returns in place of the log evidence: (C,).
 
-    It writes the prior's D / 2 log alpha, but of log det(alpha I + beta F^T F) only the r non-zero directions, so it is
-    too large by (D - r) / 2 log alpha: the right number for r = D, and an impossible one for r < D.
+    It writes the prior's D / 2 log alpha, but of log det(alpha I + beta F^T F) only the r directions whose singular
+    values it keeps, so it is too large by (D - r) / 2 log alpha: with fewer samples than dimensions, r <= N < D, and
+    where features are always zero. Directions that are zero up to rounding it keeps, and is right there.
     """
     return np.asarray(maximum.log_evidence + (width - len(spectrum.squared)) / 2 * np.log(maximum.alpha))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ def linear_probe(
 ) -> float:
     """Accuracy (percent) on new samples of a softmax regression on standardised features.
 
-    It minimises mean cross-entropy + penalty / 2 |W|^2 by L-BFGS, from zero, to convergence or 200 iterations.
+    `features` (N, D) and `labels` (N,) are learnt from, `new_features` (M, D) and `new_labels` (M,) scored. It
+    minimises mean cross-entropy + penalty / 2 |W|^2 by L-BFGS, from zero, to convergence or 200 iterations.
+
+    Raises ZoolibError for a negative penalty, features or labels that `check_features` and `check_labels` refuse, and
+    new samples of other dimensions or classes.
     """
-    if not (np.isfinite(penalty) and penalty >= 0):
+    if not (isinstance(penalty, Real) and np.isfinite(penalty) and penalty >= 0):
         raise ZoolibError(f"penalty is {penalty}; use 0 or more")
     x, y, new, new_y = _split(features, labels, new_features, new_labels)
     mean, scale = x.mean(0), x.std(0)
@@ -45,7 +50,10 @@ def linear_probe(
 def nearest_neighbours(
     features: np.ndarray, labels: np.ndarray, new_features: np.ndarray, new_labels: np.ndarray, k: int = 5
 ) -> float:
-    """Accuracy (percent) on new samples of the vote of the k samples of highest cosine, each vote its cosine + 1."""
+    """Accuracy (percent) on new samples of the vote of the k samples of highest cosine, each vote its cosine + 1.
+
+    Shapes and errors as those of `linear_probe`; k is a whole number of at least 1.
+    """
     if not isinstance(k, int | np.integer) or k < 1:
         raise ZoolibError(f"k is {k}; use a whole number of at least 1 neighbour")
     x, y, new, new_y = _split(features, labels, new_features, new_labels)

@@ -73,7 +73,10 @@ def batch_spectral_shrinkage(features: Tensor, smallest: int = 1) -> Tensor:
 
 
 def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
-    """-sum_s p_s log softmax(logits)_s, mean over the batch: Co-Tuning's loss of the source head (You et al. 2020)."""
+    """-sum_s p_s log softmax(logits)_s, mean over the batch: Co-Tuning's loss of the source head (You et al. 2020).
+
+    (B, Cs) both, each row of probabilities summing to 1.
+    """
     return -(probabilities * F.log_softmax(full(logits), 1)).sum(1).mean()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -39,7 +40,9 @@ class LogME:
 
 
 def as_array(values: object, name: str) -> np.ndarray:
-    """Values as an array. Raises ZoolibError where they are none."""
+    """Values as an array. Raises ZoolibError where they are none, and where some of them are masked."""
+    if np.ma.is_masked(values):
+        raise ZoolibError(f"{name} have masked values; drop those samples")
     try:
         return np.asarray(values)
     except (ValueError, TypeError, RuntimeError):  # rows of different lengths; a tensor with a gradient, or bfloat16
@@ -55,7 +58,7 @@ def check_features(features: np.ndarray, count: int | None = None, name: str = "
     if features.ndim != 2 or 0 in features.shape:
         raise ZoolibError(f"{name} are {features.shape}; pass (N, D) with at least one sample and one dimension")
     if not np.issubdtype(features.dtype, np.floating):
-        if not np.issubdtype(features.dtype, np.integer):
+        if features.dtype.kind not in "iu":
             raise ZoolibError(f"{name} are of type {features.dtype}; pass real numbers")
         features = features.astype(np.float64)
     if count is not None and len(features) != count:
@@ -76,7 +79,7 @@ def check_labels(labels: np.ndarray, what: str = "labels") -> np.ndarray:
     labels = as_array(labels, what)
     if labels.ndim != 1 or len(labels) == 0:
         raise ZoolibError(f"{what} are {labels.shape}; pass (N,) with at least one sample")
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in "iu":
         raise ZoolibError(
             f"{what} are of type {labels.dtype}; pass whole numbers 0..C-1, or regression=True for values"
         )
@@ -134,8 +137,8 @@ def logme(features: np.ndarray, targets: np.ndarray, algorithm: str = "auto", re
     if algorithm == "auto":
         spectrum, maximum, how = evidence.solve(features, values)
         return _result(spectrum, maximum, f"auto ({how})")
-    if algorithm not in ALGORITHMS:
-        raise unknown("LogME algorithm", algorithm, ["auto", *ALGORITHMS])
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise unknown("LogME algorithm", str(algorithm), ["auto", *ALGORITHMS])
     spectrum, steps = ALGORITHMS[algorithm](features.astype(np.float64, copy=False), values)
     return _result(spectrum, evidence.by_iteration(spectrum, steps), algorithm)
 
@@ -211,7 +214,7 @@ def leep(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     `probabilities` (N, Cs) are the source head's, each row summing to 1; `labels` (N,) the target's. At most 0.
 
-    Raises ZoolibError for rows that are no distributions.
+    Raises ZoolibError for rows that are no distributions, and for what `check_labels` refuses.
     """
     labels = check_labels(labels)
     source = check_features(probabilities, len(labels), name="source probabilities").astype(np.float64)
@@ -227,6 +230,8 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
     """Negative conditional entropy -H(Y | Z) (Tran et al., ICCV 2019), in nats; at most 0.
 
     `source_labels` (N,) are the source head's arg max, any whole numbers; `labels` (N,) the target's.
+
+    Raises ZoolibError for what `check_labels` refuses, and for source labels of another shape or type.
     """
     labels, source_labels = check_labels(labels), as_array(source_labels, "source labels")
     if source_labels.shape != labels.shape or not np.issubdtype(source_labels.dtype, np.integer):
@@ -247,7 +252,8 @@ def nce(source_labels: np.ndarray, labels: np.ndarray) -> float:
 def h_score(features: np.ndarray, labels: np.ndarray) -> float:
     """tr(cov(f)^+ cov(E[f | y])) (Bao et al., ICIP 2019): between 0 and the smaller of C - 1 and the rank.
 
-    With N - 1 at most the rank of the features it is C - 1 whatever they are: a score for N well above D.
+    `features` (N, D), `labels` (N,). With N - 1 at most the rank of the features it is C - 1 whatever they are: a score
+    for N well above D. Raises ZoolibError for what `check_features` and `check_labels` refuse.
     """
     labels = check_labels(labels)
     centred = _centred(check_features(features, len(labels)))
@@ -274,9 +280,11 @@ def constant(features: np.ndarray) -> np.ndarray:
 def transrate(features: np.ndarray, labels: np.ndarray, epsilon: float = 1e-4) -> float:
     """Coding rate of the centred features minus that of each class's (Huang et al., ICML 2022), in nats.
 
-    R(Z) - sum_c N_c / N R(Z_c) with R(Z) = 1/2 log det(I + Z^T Z / (N epsilon)).
+    R(Z) - sum_c N_c / N R(Z_c) with R(Z) = 1/2 log det(I + Z^T Z / (N epsilon)); `features` (N, D), `labels` (N,).
+
+    Raises ZoolibError for an epsilon that is not above 0, and for what `check_features` and `check_labels` refuse.
     """
-    if not epsilon > 0:
+    if not isinstance(epsilon, Real) or not epsilon > 0:
         raise ZoolibError(f"epsilon is {epsilon}; use a positive distortion such as 1e-4")
     labels = check_labels(labels)
     centred = _centred(check_features(features, len(labels)))
