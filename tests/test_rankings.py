@@ -16,6 +16,7 @@ from scipy.optimize import minimize
 from zoolib import choosing, complexity, rankfigures, rankings, tables, tuning_tables
 from zoolib.data import manifests
 from zoolib.grid import grid
+from zoolib.paths import results_dir
 from zoolib.plans import planned, teacher_sets, tunings
 from zoolib.rankings import SCORES
 from zoolib.results import Result, ResultStore
@@ -110,8 +111,8 @@ def test_every_strategy_is_worth_its_mean_accuracy_over_seeds_less_that_of_a_mod
     assert worth["validation"] == 85 and "zoo_tuning" not in worth
     text = choosing.strategies_text(found).set_index("what you do")
     row = text.loc["LogME's first, fine-tuned"]
-    assert row["points over random"] == "+2.0 (+2.0 to +2.0)" and row["cases"] == "1"
-    assert row["points over validation"] == "0.0 (0.0 to 0.0)"
+    assert row["points over random"] == "+2.0" and row["cases"] == "1", "no range of one case"
+    assert row["points over validation"] == "0.0"
     assert text.loc["Zoo-Tuning"].tolist()[2:] == ["", "not run", "not run"] and len(text) == len(choosing.STRATEGIES)
     cases = choosing.cases_text(found)
     assert cases["case"].tolist() == ["cars · imagenet-lite · lab"] and cases["LogME"].tolist() == ["85.0"]
@@ -182,7 +183,41 @@ def test_the_first_choice_is_worth_its_accuracy_less_the_best(store: ResultStore
     assert found.loc["logme", "chosen"] == "efficientnet_lite2" and found.loc["logme", "lost"] == 0
     assert found.loc["linear_probe", "lost"] == 4.0 and found.loc["linear_probe", "average"] == 83.0
     text = rankings.choices_text(found.reset_index())
-    assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00"]
+    assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00", "0.00"]
+
+
+def test_a_score_of_fewer_cases_stands_beside_logme_on_those_alone():
+    rows = [(name, "logme", lost) for name, lost in (("a", 0.0), ("b", 1.0), ("c", 5.0))]
+    rows += [("a", "nce", 2.0), ("b", "nce", 0.5)]
+    found = pd.DataFrame(rows, columns=["dataset", "score", "lost"])
+    found = found.assign(hub="h", profile="lab", chosen="m", accuracy=50 - found["lost"], best=50.0, average=45.0)
+    text = rankings.choices_text(found)
+    assert text.loc["LogME", "points below the best"] == text.loc["LogME", "LogME there, points below"] == "2.00"
+    assert text.loc["NCE"].tolist() == ["2", "0", "1.25", "3.75", "0.50"]
+
+
+def test_members_without_labels_are_placed_among_the_others_of_their_hub(store: ResultStore):
+    pairs = rankings.pairs(store.frame())
+    assert pairs["nce"].isna().all()
+    pairs.loc[pairs["member"] != "efficientnet_lite0", "nce"] = -1.0
+    (row,) = rankings.unlabelled(pairs).to_dict("records")
+    assert row == {
+        "case": "Stanford Cars · imagenet-lite · lab", "model": "EfficientNet-Lite0", "LogME": "1.3100",
+        "accuracy (%)": "81.0", "place by LogME": "2 of 3", "by accuracy": "3 of 3",
+    }  # fmt: skip
+
+
+def test_every_case_with_committed_fine_tunings_of_a_whole_hub_has_committed_scores():
+    frame = ResultStore(results_dir()).frame(task="cls", method=["finetune", "rank"])
+    cases = {
+        method: {
+            key
+            for key, part in rows.groupby(["dataset", "hub", "profile"])
+            if part["member"].nunique() == len(manifests.hub(key[1]).members)
+        }
+        for method, rows in frame[frame["profile"] != "smoke"].groupby("method")
+    }
+    assert len(cases["finetune"]) > 15 and cases["finetune"] <= cases["rank"]
 
 
 def test_scores_that_differ_by_rounding_are_a_tie():
@@ -230,7 +265,8 @@ def test_costs_put_features_logme_and_fine_tuning_under_each_other(store: Result
     table = rankings.costs(store.frame())
     assert table["what"].tolist() == ["features alone", "LogME", "fine-tuning"]
     assert table["seconds"].tolist() == ["20.0", "20.5", "61.0"]
-    assert table["memory (MB)"].tolist() == ["40.0", "70.0", "not run"]
+    assert table["arrays (MB)"].tolist() == ["40.0", "70.0", "—"]
+    assert table["process (MB)"].tolist()[2] == "not run"
 
 
 def with_teachers(store: ResultStore, teachers: str, value: float) -> None:
@@ -252,6 +288,8 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
     assert table["mean"].tolist() == [73.0, 71.0] and table["chosen"].tolist() == [False, True]
     text = tuning_tables.triple_text(table, ranking)
     assert text["EfficientNet-Lite0"].tolist() == ["✓", "✓"] and text["LogME's"].tolist() == ["", "✓"]
+    pulls = tuning_tables.taught_text(store.frame(), "efficientnet_lite0", {"b_tuning": "0.1 → 0.2"})
+    assert pulls["term / task"].tolist() == ["", "", "0.1 → 0.2"]
     beside = tuning_tables.taught_text(store.frame(), "efficientnet_lite0")
     assert beside["accuracy (%)"].tolist() == ["81.0 ± 1.0", "not run", "71.0 ± 1.0"]
     (dots,) = [c for c in rankfigures.triples(table).axes[0].collections if len(c.get_offsets()) == 2]

@@ -101,7 +101,9 @@ def strategies_text(found: pd.DataFrame) -> pd.DataFrame:
 def _paired(wide: pd.DataFrame, name: str, other: str) -> str:
     """`+2.0 (-1.0 to +4.0)`: the difference of two strategies on the cases and seeds that both have."""
     gain = (wide[name] - wide[other]).dropna().groupby(level=KEY).mean()
-    return "0" if name == other else f"{_signed(gain.mean())} ({_signed(gain.min())} to {_signed(gain.max())})"
+    if name == other:
+        return "0"
+    return _signed(gain.mean()) + (f" ({_signed(gain.min())} to {_signed(gain.max())})" if len(gain) > 1 else "")
 
 
 def _signed(value: float) -> str:

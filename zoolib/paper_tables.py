@@ -166,6 +166,14 @@ def _range(low: float, high: float) -> str:
     return "—" if pd.isna(low) else f"{low:.2f} to {high:.2f}"
 
 
+#: names of the published tables of scores -> as a reader sees them
+WORDS = {
+    "vision": "images", "nlp": "language", "fine_tune": "fine-tuning", "extract_features": "features alone",
+    "logme": "LogME", "moco_v1": "MoCo v1", "moco_v2": "MoCo v2", "moco_800": "MoCo v2, 800 epochs",
+    "aircraft": "Aircraft", "dsprites": "dSprites", "top1_accuracy": "accuracy (%)", "mse": "mean squared error",
+}  # fmt: skip
+
+
 def published(table: str) -> pd.DataFrame:
     """A published table as the paper prints it: methods down, columns across."""
     frame = reference.published(table)

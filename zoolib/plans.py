@@ -169,8 +169,13 @@ RANKED: dict[str, tuple[tuple[str, str], ...]] = {
 #: the same for `make reproduce`: their records are committed
 RANKED_ALL: dict[str, tuple[tuple[str, str], ...]] = {
     **RANKED,
-    "mini": (*RANKED["mini"], *((name, "mini-zoo") for name in TARGETS)),
-    "lab": (*RANKED["lab"], ("cifar100-novel", "mini-zoo")),
+    "mini": (*RANKED["mini"], *((name, hub) for hub in ("mini-zoo", "mini-hub") for name in TARGETS)),
+    "lab": (
+        *RANKED["lab"],
+        *((name, hub) for hub in ("mini-zoo", "mini-hub") for name in LAB_TARGETS),
+        (ANCESTRY[0], "mini-zoo-independent"),
+        (ROUTING[0], "mini-zoo"),
+    ),
 }
 
 #: fine-tuning one member with every regulariser on shares of the labels: (dataset, hub, member)

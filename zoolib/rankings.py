@@ -186,8 +186,12 @@ def choices(joined: pd.DataFrame) -> pd.DataFrame:
 
 
 def choices_text(found: pd.DataFrame) -> pd.DataFrame:
-    """One row a score: over how many datasets and hubs, how often it named the best model, and the points it lost."""
-    rows = {}
+    """One row a score: over how many datasets and hubs, how often it named the best model, and the points it lost.
+
+    Scores that some models cannot have, or that are the same for all, have fewer cases: the last column has what
+    LogME's first choice lost in those of a row.
+    """
+    rows, lost = {}, found[found["score"] == "logme"].set_index(_KEY)["lost"]
     for metric in SCORES:
         here = found[found["score"] == metric]
         if len(here):
@@ -196,8 +200,36 @@ def choices_text(found: pd.DataFrame) -> pd.DataFrame:
                 "named the best model": str(int((here["lost"] < 1e-9).sum())),
                 "points below the best": f"{here['lost'].mean():.2f}",
                 "points above a model at random": f"{(here['accuracy'] - here['average']).mean():.2f}",
+                "LogME there, points below": _mean(lost[lost.index.isin(pd.MultiIndex.from_frame(here[_KEY]))]),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("first choice by")
+
+
+def _mean(values: pd.Series[float]) -> str:
+    return f"{values.mean():.2f}" if len(values) else "—"
+
+
+def unlabelled(joined: pd.DataFrame) -> pd.DataFrame:
+    """Members that were pre-trained without labels, which LEEP and NCE cannot score, among the others of their hub.
+
+    One row a case and member: LogME, accuracy (the mean over seeds, %), and its places by both, 1 the highest. `joined`
+    is that of `pairs`.
+    """
+    rows = []
+    for key, group in joined.groupby(_KEY, sort=False):
+        each = group.groupby("member", sort=False)[["accuracy", "logme", "nce"]].mean()
+        places = each[["logme", "accuracy"]].rank(ascending=False, method="min")
+        for member in each.index[each["nce"].isna() & each["logme"].notna()]:
+            row = {
+                "case": f"{data_title(str(key[0]))} · {key[1]} · {key[2]}",
+                "model": title("", str(member), str(key[1])),
+            }
+            row |= {"LogME": f"{each.loc[member, 'logme']:.4f}", "accuracy (%)": f"{each.loc[member, 'accuracy']:.1f}"}
+            row["place by LogME"], row["by accuracy"] = (
+                f"{places.loc[member, name]:.0f} of {len(each)}" for name in ("logme", "accuracy")
+            )
+            rows.append(row)
+    return pd.DataFrame(rows)
 
 
 # What does it cost? ---------------------------------------------------------------------------------------------------
@@ -206,8 +238,8 @@ def choices_text(found: pd.DataFrame) -> pd.DataFrame:
 def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """The slides' cost table for every dataset and hub with records: features alone, LogME, fine-tuning; per model.
 
-    Seconds and MB as text; the memory of features and LogME is that of their arrays, that of fine-tuning the peak of
-    its process. Columns: what, seconds, memory, machine.
+    Seconds and MB as text: the arrays that features and LogME hold, and the peak of the process that computed them or
+    fine-tuned, network included. Columns: what, seconds, arrays, process, machine.
     """
     cost = frame[frame["split"] == "cost"]
     rows = []
@@ -218,14 +250,19 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
         where = f"{data_title(str(dataset))} · {hub} · {profile}"
         typical = ranked.groupby("metric")["value"].median()  # one run of several may have been stopped for a while
         machine = ", ".join(sorted(set(ranked["machine"])))
-        rows.append((where, "features alone", typical["features_seconds"], typical["features_mb"], machine))
+        peak = typical.get("peak_memory_mb")
+        rows.append((where, "features alone", typical["features_seconds"], typical["features_mb"], peak, machine))
         seconds = typical["features_seconds"] + typical["logme_seconds"]
-        rows.append((where, "LogME", seconds, typical["logme_mb"], machine))
+        rows.append((where, "LogME", seconds, typical["logme_mb"], peak, machine))
         typical = tuned.groupby("metric")["value"].median()
         machine = ", ".join(sorted(set(tuned["machine"]))) or NOT_RUN
-        rows.append((where, "fine-tuning", typical.get("seconds"), typical.get("peak_memory_mb"), machine))
-    shown = [(a, b, _amount(c), _amount(d), e) for a, b, c, d, e in rows]
-    return pd.DataFrame(shown, columns=["dataset · hub · profile", "what", "seconds", "memory (MB)", "machine"])
+        rows.append((where, "fine-tuning", typical.get("seconds"), None, typical.get("peak_memory_mb"), machine))
+    shown = [
+        (where, what, _amount(seconds), "—" if what == "fine-tuning" else _amount(arrays), _amount(peak), machine)
+        for where, what, seconds, arrays, peak, machine in rows
+    ]
+    columns = ["dataset · hub · profile", "what", "seconds", "arrays (MB)", "process (MB)", "machine"]
+    return pd.DataFrame(shown, columns=columns)
 
 
 def _amount(value: float | None) -> str:
