@@ -138,6 +138,39 @@ def test_the_interval_is_students():
     assert mean == 3.5 and (low, high) == pytest.approx((3.5 - half, 3.5 + half), abs=1e-5)
 
 
+def test_the_interval_of_ratios_is_that_of_their_logarithms():
+    values = [0.25, 0.5, 1.0, 2.0]
+    mean, low, high = claims.interval(values, ratios=True)
+    half = 3.182446 * (5 / 3) ** 0.5 / 2  # t at 97.5 % with 3 degrees of freedom; powers of 2: -2, -1, 0 and 1
+    assert (mean, low, high) == pytest.approx((2**-0.5, 2 ** (-0.5 - half), 2 ** (-0.5 + half)), rel=1e-5)
+    assert claims.interval([1 / value for value in values], ratios=True) == pytest.approx((1 / mean, 1 / high, 1 / low))
+    times = claim((0, 0.01)).model_copy(update={"kind": "ratio", "effect": "times"})
+    verdict = claims.judge(times, Effects([0.001, 0.02, 0.0001], [""] * 3))
+    assert verdict.low > 0 and verdict.verdict == UNDECIDED
+
+
+def test_runs_that_are_committed_too_are_set_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ZOOLIB_RESULTS", str(tmp_path / "results"))
+    here, committed = ResultStore(tmp_path / "here", tmp_path / "results"), ResultStore(tmp_path / "results")
+    specs = grid("cls", "digits", "imagenet-lite", "scratch", "mini")
+    for number, spec in enumerate(specs):
+        committed.save(Result(spec, {"test": {"top1_accuracy": 80.0}}, {}))
+        assert number or claims.recomputed(here, "mini") == "", "nothing was computed here"
+        here.save(Result(spec, {"test": {"top1_accuracy": 80.0 + number}}, {}))
+    words = claims.recomputed(here, "mini")
+    assert words.startswith("3 runs of image classification were computed here") and "1.00 points on average" in words
+    assert "2.0 at most" in words and words.endswith("No verdict changes.")
+
+
+def test_a_bound_is_told_from_the_limit_that_it_does_not_meet():
+    def shown(*values: float) -> str:
+        verdict = claims.Verdict(claim((0, None)), SUPPORTED, Effects([1.0], [""]), *values)
+        return claims.effect_text(verdict)
+
+    assert shown(3.4, 0.02, 6.7).endswith("[0.02, 6.7]") and shown(-4.3, -8.7, -0.003).endswith("[-8.7, -0.003]")
+    assert shown(-0.00001, -1.0, 0.0).startswith("0.0000 ") and shown(0.0, 0.0, 0.0).endswith("[0.0, 0.0]")
+
+
 def test_differences_pair_seeds_and_take_the_best_member_of_each_hub(records: Records):
     found = queries.difference(records, "top1_accuracy", HP, BEST)
     assert found.values == [4.0] * 2  # 88 against 80 + 2 * 2 on every seed, for two hubs
@@ -271,14 +304,20 @@ def test_rank_agreement_is_kendalls_tau_of_gates_and_single_accuracy(tmp_path: P
 
 def test_curves_give_the_time_to_a_share_of_the_best_and_the_last_value(tmp_path: Path):
     def change(result: Result) -> None:
-        steps = (0.5, 0.97, 1.0) if result.spec.method == "hub_pathway" else (0.96, 0.99, 1.0)
-        rows = [(i, "val", "top1_accuracy", 90 * v) for i, v in zip((10, 20, 30), steps, strict=True)]
-        rows += [(30, "val", "entropy", 1.0 if result.spec.method == "hub_pathway" else 0.25)]
+        slow = result.spec.method == "hub_pathway"
+        steps = [0.5, 0.6, 0.7, 0.97, *[1.0] * 6] if slow else [0.8, 0.96, 0.99, *[1.0] * 7]
+        rows = [(10 * i, "val", "top1_accuracy", 90 * v) for i, v in enumerate(steps[:length], 1)]
+        rows += [(100, "val", "entropy", 1.0 if result.spec.method == "hub_pathway" else 0.25)]
         result._tables["curves"] = pd.DataFrame(rows, columns=["iteration", "split", "term", "value"])
 
-    records = with_tables(tmp_path, change)
+    length = 10
+    records = with_tables(tmp_path / "long", change)
     assert queries.time_to_share(records, "top1_accuracy", HP, {"method": "zoo_tuning"}).values == [2.0]
     assert queries.last_of_curve(records, "entropy", HP, {"method": "zoo_tuning"}).values == [0.75]
+    length = 9
+    short = with_tables(tmp_path / "short", change)
+    coarse = queries.time_to_share(short, "top1_accuracy", HP, {"method": "zoo_tuning"})
+    assert not coarse.values and "a curve of 10 evaluations or more" in coarse.lacks
 
 
 def test_every_claim_of_made_up_records_gets_a_verdict_and_none_of_an_empty_store(three: ResultStore, tmp_path: Path):

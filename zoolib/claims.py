@@ -22,13 +22,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoolib import reference, stats
-from zoolib.paths import shared
+from zoolib.paths import results_dir, shared
 from zoolib.profiles import profile
 from zoolib.queries import HUB_FILTERS, KINDS, Effects, Records
 from zoolib.results import ResultStore
 from zoolib.spec import ZoolibError, unknown
 
 SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN = "supported", "not supported", "inconclusive", "not run"
+RATIOS = ("ratio", "time_to_share")  # kinds whose effects are quotients of positive numbers
 VERDICTS = (SUPPORTED, CONTRADICTED, UNDECIDED, NOT_RUN)
 MINIMUM = 3  # cases, whatever the number of seeds
 
@@ -117,10 +118,11 @@ def paper_number(claim: Claim) -> str:
     return f"{left} against {best(values[name] for name in paper.right):g}" if paper.right else left
 
 
-def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float, float]:
+def interval(values: Sequence[float], exact: bool = False, ratios: bool = False) -> tuple[float, float, float]:
     """Mean and 95 % interval (Student's t) of the effects; of exact ones their range.
 
-    Open for a single effect and for several without a spread, as t divides by it (`stats.paired` has no p there).
+    Those of `ratios` are taken of the logarithms: no bound is below 0, and a ratio says the same as its inverse. Open
+    for a single effect and for several without a spread, as t divides by it (`stats.paired` has no p there).
     """
     data = np.asarray(values, float)
     mean = float(data.mean())
@@ -128,6 +130,9 @@ def interval(values: Sequence[float], exact: bool = False) -> tuple[float, float
         return mean, float(data.min()), float(data.max())
     if len(data) < 2 or np.ptp(data) <= stats.ROUNDING * max(1.0, float(np.abs(data).max())):
         return mean, -math.inf, math.inf
+    if ratios:
+        logs = stats.summarise(np.log(data))
+        return math.exp(logs.mean), math.exp(logs.low), math.exp(logs.high)
     found = stats.summarise(data)
     return found.mean, found.low, found.high
 
@@ -137,7 +142,7 @@ def judge(claim: Claim, effects: Effects) -> Verdict:
     values = [value for value in effects.values if math.isfinite(value)]
     if not values:
         return Verdict(claim, NOT_RUN, effects)
-    mean, low, high = interval(values, claim.exact)
+    mean, low, high = interval(values, claim.exact, claim.kind in RATIOS)
     least = -math.inf if claim.wanted[0] is None else claim.wanted[0]
     most = math.inf if claim.wanted[1] is None else claim.wanted[1]
     if len(values) < MINIMUM and not claim.exact:
@@ -186,14 +191,55 @@ def effect_text(verdict: Verdict) -> str:
     """`+2.2 points [0.4, 4.0]`, of a computed effect `2.1 times [2.0 to 2.4]`, or why there is none."""
     if verdict.verdict == NOT_RUN:
         return verdict.effects.lacks
-    digits = 1 if "points" in verdict.claim.effect else 2
+    digits = 1 if "points" in verdict.claim.effect and "NME" not in verdict.claim.effect else 2
     sign = "" if "times" in verdict.claim.effect else "+"
-    shown = f"{verdict.mean:{sign}.{digits}f}"
+    shown = _digits(verdict.mean, digits, verdict.claim.wanted, sign)
     between = " to " if verdict.claim.exact else ", "  # the range over cases, not an interval
-    ends = f" [{verdict.low:.{digits}f}{between}{verdict.high:.{digits}f}]"
+    low, high = (_digits(end, digits, verdict.claim.wanted) for end in (verdict.low, verdict.high))
+    ends = f" [{low}{between}{high}]"
     if not math.isfinite(verdict.low):
         ends = " [one case]" if len(verdict.effects.values) == 1 else " [the same in every case]"
     return f"{shown} {verdict.claim.effect}{ends}"
+
+
+def _digits(value: float, digits: int, limits: Sequence[float | None], sign: str = "") -> str:
+    """A number with so many digits, or as many more as tell it from a limit that it does not meet."""
+    text = f"{value:{sign}.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"  # no sign of zero
+    if digits < 4 and any(limit is not None and float(text) == limit != value for limit in limits):
+        return _digits(value, digits + 1, limits, sign)
+    return text
+
+
+def recomputed(store: ResultStore, profile_name: str) -> str:
+    """How far the runs of a profile that were computed here are from the committed records of the same runs.
+
+    In a few sentences, with the claims whose verdicts differ; "" where no run has both.
+    """
+    committed = ResultStore(results_dir())
+    before = {r.spec.run_id: r for r in committed.records(profile=profile_name, task="cls")}
+    off = []
+    for result in store.computed().records(profile=profile_name, task="cls"):
+        ours, theirs = (
+            r.metrics.get("test", {}).get("top1_accuracy") if r else None
+            for r in (result, before.get(result.spec.run_id))
+        )
+        off += [abs(ours - theirs)] if ours is not None and theirs is not None else []
+    if not off:
+        return ""
+    pairs = zip(verdicts(store, profile_name), verdicts(committed, profile_name), strict=True)
+    other = [
+        f"{here.claim.id} ({here.verdict}, committed: {then.verdict})"
+        for here, then in pairs
+        if here.verdict != then.verdict
+    ]
+    changed = f"Verdicts that this changes: {', '.join(other)}." if other else "No verdict changes."
+    return (
+        f"{len(off)} runs of image classification were computed here and are committed, too. Their test accuracies "
+        f"differ by {np.mean(off):.2f} points on average and {max(off):.1f} at most: another processor or version "
+        f"rounds the last digits otherwise, and training amplifies that as it does another seed. {changed}"
+    )
 
 
 def counts(found: Sequence[Verdict]) -> dict[str, int]:

@@ -79,7 +79,8 @@ def fragment(store: ResultStore, most: int = 40) -> str:
     where += ", the case where transfer gains most (some members are near relatives of their targets)"
     parts = [
         f'<p class="zl-result">{html.escape(where)}: {_scores(records, spec.options)}.',
-        f"Claims of the papers in profile {spec.profile}: {claims.headline(found)}.</p>",
+        f"Claims of the papers in profile {spec.profile}: {claims.headline(found)}; those near a limit may change "
+        "when runs are computed again (see the page of claims).</p>",
         f"<p>Below, a sample of the test images of Hub-Pathway's run with seed {spec.seed}.</p>",
         standalone(widgets.explorer(first, titles, most)),
     ]

@@ -28,6 +28,7 @@ from zoolib.tables import members
 
 Side = Mapping[str, Any]
 Run = tuple[str, str, int]  # dataset, hub, seed
+RESOLVED = 10  # evaluations of a curve, from which on it may say how fast a run was
 HUB_FILTERS = ("homogeneous", "random_hubs", "games")
 
 
@@ -177,20 +178,26 @@ def time_to_share(
 ) -> Effects:
     """The ratio of iterations that each side needs to come within `share` of its own best validation value.
 
-    For errors (`lower`) that is the best value divided by `share`. Several members are averaged.
+    For errors (`lower`) that is the best value divided by `share`. Several members are averaged. Curves of fewer than
+    `RESOLVED` evaluations are passed over: counted in so few steps, every ratio is drawn to 1.
     """
     sides = []
     for side in (left, right):
         found: dict[Run, list[float]] = {}
         for result in records.of(side, **hubs):
             curve = _curve(result, term)
-            if len(curve) > 1:
+            if len(curve) >= RESOLVED:
                 reached = curve <= curve.min() / share if lower else curve >= curve.max() * share
                 found.setdefault(_run(result.spec), []).append(
                     float(curve.index.to_numpy()[reached.to_numpy().argmax()])
                 )
         sides.append({run: float(np.mean(values)) for run, values in found.items()})
-    return _pairs(sides[0], sides[1], lambda a, b: a / b, [f"{_name(side)} with a curve" for side in (left, right)])
+    return _pairs(
+        sides[0],
+        sides[1],
+        lambda a, b: a / b,
+        [f"{_name(side)} with a curve of {RESOLVED} evaluations or more" for side in (left, right)],
+    )
 
 
 def weight_quality(records: Records, left: Side, right: Side, **hubs: Any) -> Effects:

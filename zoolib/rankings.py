@@ -51,10 +51,14 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     )
     wide = wide.reindex(columns=[*SCORES, FLOOR]).reset_index()
     hub = next(iter(frame["hub"]), "")
-    wide.insert(1, "title", [title("", name, hub).lstrip(", ") for name in wide["member"]])
+    wide.insert(1, "title", [_name(name, hub) for name in wide["member"]])
     places = {member.name: place for place, member in enumerate(members(hub))}
     wide = wide.sort_values("member", key=lambda names: names.map(places), kind="stable")
     return wide.sort_values("logme", ascending=False, kind="stable", ignore_index=True)
+
+
+def _name(member: str, hub: str) -> str:
+    return title("", member, hub).lstrip(", ")
 
 
 def text(ranking: pd.DataFrame) -> pd.DataFrame:
@@ -222,7 +226,7 @@ def unlabelled(joined: pd.DataFrame) -> pd.DataFrame:
         for member in each.index[each["nce"].isna() & each["logme"].notna()]:
             row = {
                 "case": f"{data_title(str(key[0]))} · {key[1]} · {key[2]}",
-                "model": title("", str(member), str(key[1])),
+                "model": _name(str(member), str(key[1])),
             }
             row |= {"LogME": f"{each.loc[member, 'logme']:.4f}", "accuracy (%)": f"{each.loc[member, 'accuracy']:.1f}"}
             row["place by LogME"], row["by accuracy"] = (
