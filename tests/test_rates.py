@@ -48,6 +48,10 @@ def test_the_rate_is_that_of_the_best_mean_over_targets_of_the_mean_over_members
     table = rate_tables.rate_table(TRIED)
     assert table["0.01"].tolist() == ["62.5", "30.0"] and table["0.03"].tolist() == ["**52.5**", "**30.0**"]
     assert rate_tables.rate_note(TRIED).endswith("another validates best for Fine-tuning (0.01), From scratch (0.01).")
+    ends = rate_tables.ends(TRIED)
+    assert ends.startswith("The choice is at an end of what was tried, the highest rate for Fine-tuning, From scratch:")
+    further = pd.concat([TRIED, TRIED[TRIED["lr"] == 0.03].assign(lr=0.1, val=1.0)])
+    assert rate_tables.ends(further) == ""
     agreed = TRIED[TRIED["lr"] == 0.03]
     assert rate_tables.rate_note(agreed) == "", "the rate of the profiles is the best that was tried"
     assert len(rate_tables.rate_figure(TRIED).axes) == 2

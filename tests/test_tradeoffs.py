@@ -104,10 +104,10 @@ def test_the_table_says_what_was_not_run_and_leaves_empty_what_is_not_tried(monk
     monkeypatch.setattr(tradeoffs, "CHOSEN", {("mini", "tiles"): {"l2_sp": 0.1}})
     table = tradeoff_tables.table(TRIED, "mini", "tiles", ["finetune", "l2_sp", "delta"]).set_index("Method")
     assert table.loc["L2-SP"].tolist() == [
-        "0.01", "", "", "**62.0**", "61.0", "61.5", "0.5 → 2",
+        "0.01", "", "", "**62.0**", "61.0", "61.5", "2", "0.5 → 2",
     ]  # fmt: skip
     assert table.loc["DELTA"].tolist() == [
-        "0.01", "not run", "not run", "not run", "not run", "", "",
+        "0.01", "not run", "not run", "not run", "not run", "", "", "",
     ]  # fmt: skip
     nothing = tradeoff_tables.table(TRIED.assign(first=-2e-9, last=0.0123456), "mini", "tiles", ["l2_sp"])
     assert nothing["term / task"].tolist() == ["0 → 0.012"]

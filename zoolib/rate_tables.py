@@ -57,6 +57,18 @@ def rate_note(frame: pd.DataFrame) -> str:
     return f"{reason}{', '.join(words)}." if words else ""
 
 
+def ends(frame: pd.DataFrame) -> str:
+    """Which methods have the lowest or highest rate that was tried of them, in one sentence; empty where none does."""
+    hub, tried = str(frame["hub"].iloc[0]), by_rate(frame)
+    named: dict[str, list[str]] = {"lowest": [], "highest": []}
+    for method, row in tried.iterrows():
+        chosen, rates_of = rates.rate(rates.CHOSEN_IN, hub, str(method)), row.dropna().index
+        for end, limit in zip(named, (min(rates_of), max(rates_of)), strict=True):
+            named[end] += [title(str(method), "")] if chosen == limit and len(rates_of) > 1 else []
+    where = " and ".join(f"the {end} rate for {', '.join(methods)}" for end, methods in named.items() if methods)
+    return f"The choice is at an end of what was tried, {where}: one further out may be better still." if where else ""
+
+
 @styled
 def rate_figure(frame: pd.DataFrame) -> Figure:
     """Validation accuracy against the learning rate: a panel a target, a line a method (the mean over members).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -19,6 +20,7 @@ from zoolib.results import RECOMPUTED, Result, machine_of
 from zoolib.spec import RunSpec, Settings, ZoolibError
 
 NOT_RUN, NOT_IN_PAPER = "not run", "not in the paper's table"
+_NO_NUMBER = (NOT_RUN, NOT_IN_PAPER, "not possible", "other model")  # what stands where a number would
 _UNITS = {"top1_accuracy": "%", "nme": "NME, %"}
 _DIGITS = {"nme": 2}  # of our own numbers; 1 for the others
 _COSTS = {  # metric -> heading, digits
@@ -247,9 +249,14 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def _numbers(cells: Sequence[str]) -> bool:
-    """Whether a column holds numbers, bold or signed ones too, besides what stands where there is none."""
-    values = [cell for cell in cells if cell not in ("", "—", NOT_RUN, NOT_IN_PAPER)]
-    return bool(values) and all(cell.strip("*").lstrip("+-−")[:1].isdigit() for cell in values)
+    """Whether a column holds numbers, bold or signed ones too, besides what stands where there is none.
+
+    A number with more than one word behind it is a sentence, which must be free to break.
+    """
+    values = [cell.replace("<br>", " ").strip("*") for cell in cells if cell not in ("", "—", *_NO_NUMBER)]
+    return bool(values) and all(
+        value.lstrip("+-−")[:1].isdigit() and len(re.findall(r"[^\W\d_]{2,}", value)) <= 1 for value in values
+    )
 
 
 def _cell(text: str) -> str:

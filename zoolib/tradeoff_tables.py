@@ -49,13 +49,25 @@ def _weight(curves: pd.DataFrame | None) -> tuple[float, float]:
     return float(ratio.iloc[0]), float(ratio.iloc[-1])
 
 
+def pulls(records: Iterable[Result]) -> dict[str, str]:
+    """Method -> its terms over the task loss at the first and at the last step of the curve, means over the records."""
+    rows = [(r.spec.method, *_weight(r.curves)) for r in records]
+    frame = pd.DataFrame(rows, columns=["method", "first", "last"])
+    return {str(method): _ratio(part) for method, part in frame.groupby("method", sort=False)}
+
+
 def validation(frame: pd.DataFrame) -> dict[str, dict[float, float]]:
     """Method -> multiple -> validation accuracy, the mean over the seeds that all multiples of the method have."""
     found = {}
     for method, part in frame.groupby("method", sort=False):
-        by_seed = part.pivot_table(index="seed", columns="factor", values="val").dropna()
+        by_seed = _complete(part)
         found[str(method)] = {float(str(factor)): float(value) for factor, value in by_seed.mean().dropna().items()}
     return found
+
+
+def _complete(part: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy of one method, one column a multiple, of the seeds that were run at all of them."""
+    return part.pivot_table(index="seed", columns="factor", values="val").dropna()
 
 
 def best(frame: pd.DataFrame) -> dict[str, float]:
@@ -86,6 +98,7 @@ def table(frame: pd.DataFrame, profile_name: str, dataset: str, methods: Iterabl
             if factor == used and value is not None:
                 row[heading(factor)] = f"**{text}**"
         here = frame[frame["method"] == name]
+        row["seeds"] = str(len(_complete(here))) if len(here) else ""
         row["term / task"] = _ratio(here[here["factor"] == 1])
         rows.append(row)
     return pd.DataFrame(rows)

@@ -79,10 +79,11 @@ def triple_text(table: pd.DataFrame, ranking: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
+def taught_text(frame: pd.DataFrame, member: str, pulls: Mapping[str, str] | None = None) -> pd.DataFrame:
     """One member fine-tuned alone, with plain feature distillation, and with B-Tuning from LogME's teachers.
 
-    The gain over fine-tuning is paired over the seeds that both have.
+    The gain over fine-tuning is paired over the seeds that both have. `pulls` are those of `tradeoff_tables.pulls`: a
+    column for how much of the loss each method's term is.
     """
     test = frame[(frame["member"] == member) & (frame["metric"] == "top1_accuracy") & (frame["split"] == "test")]
     rows, plain = {}, test[test["method"] == "finetune"].set_index("seed")["value"]
@@ -100,6 +101,8 @@ def taught_text(frame: pd.DataFrame, member: str) -> pd.DataFrame:
             if len(gain) and method != "finetune"
             else "",
         }
+        if pulls is not None:
+            rows[title(method)]["term / task"] = pulls.get(method, "") if method != "finetune" else ""
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
 

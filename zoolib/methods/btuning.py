@@ -109,7 +109,6 @@ def b_tuning(ctx: Context) -> Outcome:
     shown = ", ".join(f"{name} {weight:.2f}" for name, weight in weights.items())
     notes = [
         f"teachers and their weights: {shown}",
-        "squared distance averaged over classes; no source says how",
         _SMALL,
     ]
     return ctx.fit(method, notes)
