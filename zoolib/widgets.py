@@ -98,7 +98,7 @@ class PathwayExplorer(anywidget.AnyWidget):
     only_class = t.Int(-1).tag(sync=True)
     only = t.Enum(("all", "right", "wrong"), "all").tag(sync=True)
     min_entropy = t.Float(0.0).tag(sync=True)
-    live = t.Bool(False).tag(sync=True)
+    live = t.Bool(False).tag(sync=True)  # whether a kernel answers, which the front end asks for
     upload = t.Dict().tag(sync=True)  # {"name", "content": base64}
     message = t.Unicode("").tag(sync=True)
 
@@ -108,8 +108,9 @@ class PathwayExplorer(anywidget.AnyWidget):
         Its keys are those of `Result.outputs` (lists of length 1) and `weight:<member>`, as zoolib.own returns them.
         """
         self._explain = explain
-        self.live = True
         self.observe(self._uploaded, "upload")
+        self.on_msg(self._asked)
+        self.send({"attached": True})
 
     def show(self, image: np.ndarray) -> None:
         """Run the attached model on an image (H, W, 3) uint8 and select it."""
@@ -126,6 +127,11 @@ class PathwayExplorer(anywidget.AnyWidget):
             self.only_class, self.only, self.min_entropy = -1, "all", 0.0
             self.labels = [*self.labels, -1]
             self.selected = len(self.labels) - 1
+
+    def _asked(self, _: object, content: object, __: object) -> None:
+        """A front end is there: the upload is shown. A page that was saved without one does not offer it."""
+        if content == {"ask": "live"}:
+            self.live = True
 
     def _uploaded(self, change: Mapping[str, Any]) -> None:
         from PIL import Image

@@ -116,6 +116,11 @@ function render({ model, el }) {
   }
   const off = follow(model, ["k", "only_class", "only", "min_entropy", "labels", "live", "message"], draw);
   const offChoice = follow(model, ["selected"], drawChoice);
-  return () => { off(); offChoice(); };
+  // Only a kernel can run the model on an image: it is asked, for the state of a saved page cannot know.
+  const ask = () => { try { model.send?.({ ask: "live" }); } catch { /* a page without a kernel */ } };
+  const told = content => { if (content?.attached) ask(); };
+  model.on("msg:custom", told);
+  ask();
+  return () => { off(); offChoice(); model.off("msg:custom", told); };
 }
 export default { render };
