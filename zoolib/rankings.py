@@ -214,16 +214,17 @@ def _mean(values: pd.Series[float]) -> str:
 
 
 def unlabelled(joined: pd.DataFrame) -> pd.DataFrame:
-    """Members that were pre-trained without labels, which LEEP and NCE cannot score, among the others of their hub.
+    """Members that were pre-trained without labels, as their manifests say, among the others of their hub.
 
     One row a case and member: LogME, accuracy (the mean over seeds, %), and its places by both, 1 the highest. `joined`
     is that of `pairs`.
     """
     rows = []
     for key, group in joined.groupby(_KEY, sort=False):
-        each = group.groupby("member", sort=False)[["accuracy", "logme", "nce"]].mean()
+        each = group.groupby("member", sort=False)[["accuracy", "logme"]].mean()
+        without = [member.name for member in members(str(key[1])) if member.self_supervised]
         places = each[["logme", "accuracy"]].rank(ascending=False, method="min")
-        for member in each.index[each["nce"].isna() & each["logme"].notna()]:
+        for member in each.index[each.index.isin(without) & each["logme"].notna()]:
             row = {
                 "case": f"{data_title(str(key[0]))} · {key[1]} · {key[2]}",
                 "model": _name(str(member), str(key[1])),

@@ -179,7 +179,7 @@ class MemberManifest(_Strict):
     download: list[Url] = []  # mirrors of a `fetch:` file, tried in order
     entry: str = ""  # key of the file under which the tensors lie; "" for the file itself
     prefix: str = ""  # of the backbone's tensors; tensors without it belong to other parts and are dropped
-    pretraining: str
+    pretraining: str  # in words; "without labels" where it used none
     num_features: int = Field(gt=0)
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -197,6 +197,11 @@ class MemberManifest(_Strict):
         """Where weights of the form file:PATH are; None for every other source."""
         kind, _, name = self.weights.partition(":")
         return Path(name).expanduser() if kind == "file" else None
+
+    @property
+    def self_supervised(self) -> bool:
+        """Whether its pre-training used no labels, as the manifest says."""
+        return "without labels" in self.pretraining
 
     @property
     def source_head(self) -> bool:
