@@ -58,6 +58,12 @@ def test_colours_stay_apart_under_the_common_colour_blindness(colours: list[str]
     assert apart.min() > 0.1
 
 
+def test_no_member_fades_as_a_line_on_white():
+    rgb = np.array([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in palette.MEMBER_COLOURS])
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    assert (1.05 / (light + 0.05)).min() > 2.8
+
+
 def test_a_member_has_one_colour_in_every_packaged_hub_and_no_two_of_a_hub_share_one():
     seen: dict[str, str] = {}
     for hub in manifests.hubs().values():
@@ -92,6 +98,15 @@ def test_training_curves_draw_the_mean_over_seeds(store: ResultStore):
     assert line.get_xdata().tolist() == means.index.tolist() == [1, 2, 4]
     np.testing.assert_allclose(line.get_ydata(), means.to_numpy())
     assert [x.get_label() for x in panels["λ × exploration loss"].lines] == ["hub_pathway/"]
+
+
+def test_relatives_of_a_method_have_the_markers_of_the_dot_plots(store: ResultStore):
+    curves = store.curves(method="hub_pathway")
+    names = ["hub_pathway", "hub_pathway_no_explore", "hub_pathway_task_level"]
+    figure = figures.training_curves(pd.concat([curves.assign(method=name) for name in names]))
+    drawn = {line.get_label().strip("/"): line.get_marker() for line in figure.axes[0].lines}
+    assert drawn == {names[0]: "None"} | {name: palette.method_marker(name) for name in names[1:]}
+    assert len(set(drawn.values())) == 3
 
 
 def test_terms_of_whatever_name_have_a_panel(store: ResultStore):

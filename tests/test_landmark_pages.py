@@ -24,7 +24,10 @@ def store(tmp_path_factory) -> ResultStore:
 
 def test_the_measures_name_their_normaliser_and_end_with_the_mean_face(store):
     table = landmark_figures.measures(store.frame(), "inter-ocular distance")
-    assert list(table) == ["NME (% of inter-ocular distance)", "FR@0.08", "FR@0.10", "AUC@0.08", "AUC@0.10"]
+    assert list(table) == [
+        "NME (% of inter-ocular distance)",
+        *["FR at 8 % (%)", "FR at 10 % (%)", "AUC at 8 % (%)", "AUC at 10 % (%)"],
+    ]
     assert table.loc["Hub-Pathway"].tolist() == [
         "6.30 ± 0.10",
         *["10.00 ± 0.00", "5.00 ± 0.00", "40.00 ± 0.00"],
@@ -37,7 +40,7 @@ def test_subsets_have_columns_of_their_own(store):
     frame = store.frame(method="scratch")
     extra = frame[frame["metric"] == "nme"].assign(metric="nme_large-pose", value=20.0)
     table = landmark_figures.measures(pd.concat([frame, extra]), "d")
-    assert table.loc["From scratch", "NME, large-pose"] == "20.00 ± 0.00"
+    assert table.loc["From scratch", "NME, large-pose (%)"] == "20.00 ± 0.00"
 
 
 def test_table_3_shows_our_column_beside_all_of_the_papers(store):
@@ -55,7 +58,10 @@ def test_cumulative_curves_reach_100_percent_and_have_the_methods_colours(store)
     lines = {line.get_label(): line for line in figure.axes[0].lines if not line.get_label().startswith("_")}
     assert len(lines) == 10 and all(line.get_ydata()[-1] == 100 for line in lines.values())
     assert lines["Hub-Pathway"].get_color() == method_colour("hub_pathway")
-    at = lines["Hub-Pathway"].get_xdata()
+    at = np.linspace(0, 1, 201)
+    assert lines["Hub-Pathway"].get_xdata() == pytest.approx(100 * at), "the axis is in percent, errors are shares"
+    assert figure.axes[0].get_xlim() == (0, 100) and "(% of" in figure.axes[0].get_xlabel()
+    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_label().startswith("_")] == [8, 10]
     runs = [r.samples["nme"].to_numpy() for r in store.records(method="hub_pathway")]
     by_hand = 100 * np.mean([[(each <= x).mean() for x in at] for each in runs], axis=0)
     assert np.allclose(lines["Hub-Pathway"].get_ydata(), by_hand)

@@ -377,6 +377,9 @@ def test_figures_draw_every_model_and_every_time_and_refuse_nothing(store: Resul
     figure = rankfigures.accuracy_against(rankings.pairs(store.frame()))
     (line,) = [line for line in figure.axes[0].lines if line.get_gid() == "models"]
     assert sorted(line.get_ydata()) == [81.0, 83.0, 85.0]
+    figure.draw_without_rendering()
+    panel, names = figure.axes[0].bbox, [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(names) == 3 and all(panel.x0 <= box.x0 and box.x1 <= panel.x1 for box in names)
     times = complexity.times({"D": (8, 16)}, repeats=1)
     assert set(times["algorithm"]) == {"naive", "optimised", "fixed_point", "auto"} and (times["seconds"] >= 0).all()
     assert len(rankfigures.complexity(times).axes[0].lines) == 4

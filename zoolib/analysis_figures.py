@@ -47,7 +47,7 @@ def mean_weights(frame: pd.DataFrame, titles: dict[str, str]) -> Figure:
             values = frame[(frame["dataset"] == dataset) & (frame["member"] == member)]["weight"].to_numpy()
             y = row - 0.4 + (place + 0.5) * height
             axes.barh(y, values.mean(), height=0.9 * height, color=colours[member], gid="mean")
-            axes.plot(values, np.full(len(values), y), "o", ms=3, color="0.15", gid="seeds")
+            axes.plot(values, np.full(len(values), y), "o", ms=4.2, mec="white", mew=0.8, color="0.15", gid="seeds")
     axes.axvline(1 / len(members), color="0.35", lw=1, ls=(0, (3, 2)), gid="equal")
     where: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
     axes.annotate("equal", (1 / len(members), 1), (3, 1), size=8.5, **where)
@@ -120,7 +120,7 @@ def growth(frame: pd.DataFrame) -> Figure:
     axes.set_ylim(0, max(2.0, 1.15 * frame["ratio"].max()))
     axes.set_xlabel("Models in the hub, of which k = 2 run for an image")
     axes.set_ylabel(f"Time over a hub of {counts[0]}")
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
 from zoolib.data import manifests
+from zoolib.palette import FAMILY_COLOURS, heat_map, member_colours, method_colour, method_marker, styled
 from zoolib.palette import WIDTH as _WIDTH
-from zoolib.palette import heat_map, member_colours, method_colour, method_marker, styled
 from zoolib.spec import ZoolibError
 from zoolib.tables import order, title, with_needed
 
@@ -126,8 +126,9 @@ def training_curves(curves: pd.DataFrame) -> Figure:
     handles: dict[str, Line2D] = {}
     for axes, (split, term, heading) in zip(grid, panels, strict=False):
         shown = _of(curves, split, term)
-        for method, member, _ in rows:
-            line = _band(axes, shown[(shown["method"] == method) & (shown["member"] == member)], method, member, hub)
+        for place, (method, member, _) in enumerate(rows):
+            chosen = shown[(shown["method"] == method) & (shown["member"] == member)]
+            line = _band(axes, chosen, method, member, hub, place)
             handles |= {title(method, member, hub): line} if line is not None else {}
         axes.set_title(heading)
         axes.set_xlabel("Iteration")
@@ -144,15 +145,28 @@ def _of(curves: pd.DataFrame, split: str, term: str) -> pd.DataFrame:
     return curves[(curves["split"] == split) & (curves["term"] == term)]
 
 
-def _band(axes: Axes, chosen: pd.DataFrame, method: str, member: str, hub: str) -> Line2D | None:
+def _band(axes: Axes, chosen: pd.DataFrame, method: str, member: str, hub: str, place: int) -> Line2D | None:
     if chosen.empty:
         return None
     seeds = chosen.groupby("iteration")["value"].agg(["mean", "min", "max"])
+    axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=method_colour(method), alpha=0.15, lw=0)
+    look = line_look(method, member, hub, place)
+    return axes.plot(seeds.index, seeds["mean"], label=f"{method}/{member}", **look)[0]
+
+
+def line_look(method: str, member: str, hub: str, place: int) -> dict[str, Any]:
+    """How the `place`-th line of a figure is drawn: the method's colour, the member's dashes, a relative's markers.
+
+    The method that gives a family its colour has no markers; its relatives have those of the dot plots, since the
+    shades of a colour alone do not tell thin lines apart.
+    """
     names = [m.name for m in manifests.hub(hub).members]
     dashes = _DASHES[names.index(member) % len(_DASHES)] if member in names else "-"
-    colour = method_colour(method)
-    axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=colour, alpha=0.15, lw=0)
-    return axes.plot(seeds.index, seeds["mean"], color=colour, ls=dashes, label=f"{method}/{member}")[0]
+    look: dict[str, Any] = {"color": method_colour(method), "ls": dashes}
+    if method not in FAMILY_COLOURS:
+        every = (0.02 + 0.03 * (place % 6), 0.18)  # shares of the diagonal: lines that meet have markers by turns
+        look |= {"marker": method_marker(method), "ms": 5.5, "mec": "white", "mew": 0.6, "markevery": every}
+    return look
 
 
 def _weights(samples: pd.DataFrame) -> pd.DataFrame:
@@ -190,7 +204,8 @@ def pathway_weights(
         size=8.5,
     )
     for y, value in enumerate(overall):
-        left.annotate(f"{value:.2f}", (value, y), (4, 0), textcoords="offset points", va="center", size=8.5)
+        left.annotate(f"{value:.2f}", (value, y), (4, 0), textcoords="offset points", va="center", size=8.5,
+                      bbox={"fc": "white", "ec": "none", "pad": 0.8})  # fmt: skip
     left.invert_yaxis()
     left.set_xlim(0, max(overall.max(), 1 / len(names)) * 1.25)
     left.tick_params(axis="y", length=0)

@@ -191,9 +191,11 @@ def _box(axes: Axes, box: Any, colour: str, dashes: str, name: str) -> None:
     axes.add_patch(
         Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, ec=colour, ls=dashes, lw=1.3)
     )
-    if name:
-        axes.text(left, top - 0.5, name, fontsize=5.5, color="white", va="bottom",
-                  bbox={"fc": colour, "ec": "none", "pad": 0.6}, clip_on=True)  # fmt: skip
+    if name:  # above the box where the picture has room for its 5 pixels, and from its nearer side inwards
+        far = left > _SIDE / 2
+        axes.text(min(right, _SIDE - 1) if far else max(left, 0), max(top - 0.5, 5), name, fontsize=6.5, color="white",
+                  ha="right" if far else "left", va="bottom", bbox={"fc": colour, "ec": "none", "pad": 0.6},
+                  clip_on=True)  # fmt: skip
 
 
 def _points(axes: Axes, shown: dict[str, np.ndarray], index: int) -> None:

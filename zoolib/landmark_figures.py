@@ -12,12 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from zoolib import nme
-from zoolib.data import manifests
 from zoolib.data.faces import Faces
 from zoolib.data.schema import Landmarks
-from zoolib.figures import _DASHES, _band
+from zoolib.figures import _band, line_look
 from zoolib.palette import WIDTH as _WIDTH
-from zoolib.palette import method_colour, styled
+from zoolib.palette import styled
 from zoolib.results import Result
 from zoolib.spec import ZoolibError
 from zoolib.tables import order, title
@@ -44,14 +43,14 @@ def face_errors(records: Sequence[Result]) -> pd.DataFrame:
 def measures(frame: pd.DataFrame, normaliser: str) -> pd.DataFrame:
     """Every measure of every method on the test split, mean ± standard deviation (n - 1) over seeds, in percent.
 
-    One column a measure: NME (over the named normaliser), failure rates, areas under the cumulative error curve, and
-    the NME on each subset. The last row is the mean training face.
+    One column a measure: NME (over the named normaliser), failure rates (FR) and areas under the cumulative error curve
+    (AUC) at an error of 8 and of 10 %, and the NME on each subset. The last row is the mean training face.
     """
     test = frame[frame["split"] == "test"]
-    plain = {"nme": f"NME (% of {normaliser})", "fr_08": "FR@0.08", "fr_10": "FR@0.10", "auc_08": "AUC@0.08"}
-    plain |= {"auc_10": "AUC@0.10"}
+    plain = {"nme": f"NME (% of {normaliser})"}
+    plain |= {f"{name.lower()}_{at:02}": f"{name} at {at} % (%)" for name in ("FR", "AUC") for at in (8, 10)}
     subsets = [m for m in test["metric"].unique() if m.startswith("nme_") and m != "nme_mean_face"]
-    names = plain | {metric: f"NME, {metric.removeprefix('nme_')}" for metric in subsets}
+    names = plain | {metric: f"NME, {metric.removeprefix('nme_')} (%)" for metric in subsets}
     rows: dict[str, dict[str, str]] = {}
     for method, member, options in order(test):
         chosen = test[(test[["method", "member", "options"]] == [method, member, options]).all(axis=1)]
@@ -71,29 +70,28 @@ def measures(frame: pd.DataFrame, normaliser: str) -> pd.DataFrame:
 
 @styled
 def cumulative_errors(errors: pd.DataFrame, limit: float = 0.2) -> Figure:
-    """The share of test faces whose error is at most each value up to `limit`; the mean over seeds, one line a method.
+    """The share of test faces whose error is at most each value; the mean over seeds, one line a method.
 
-    Vertical lines mark 0.08 and 0.10, beyond which a face counts as failed. Raises ZoolibError for an empty frame.
+    `limit` is a share of the normaliser, as the errors are; the axis is in percent. Vertical lines mark 8 and 10 %,
+    beyond which a face counts as failed. Raises ZoolibError for an empty frame.
     """
     if errors.empty:
         raise ZoolibError("nothing to draw: no errors; compute the runs first")
     at = np.linspace(0, limit, 201)
     figure = Figure(figsize=(_WIDTH, 4.0), layout="constrained")
     axes = figure.subplots()
-    for method, member, options in order(errors):
+    for place, (method, member, options) in enumerate(order(errors)):
         chosen = errors[(errors[["method", "member", "options"]] == [method, member, options]).all(axis=1)]
         each = [nme.cumulative(run["nme"].to_numpy(), at) for _, run in chosen.groupby("seed")]
         hub = chosen["hub"].iloc[0]
-        members = [m.name for m in manifests.hub(hub).members]
-        dashes = _DASHES[members.index(member) % len(_DASHES)] if member in members else "-"
-        label = title(method, member, hub)
-        axes.plot(at, 100 * np.mean(each, axis=0), color=method_colour(method), ls=dashes, label=label)
-    for threshold in (0.08, 0.10):
+        look = line_look(method, member, hub, place)
+        axes.plot(100 * at, 100 * np.mean(each, axis=0), label=title(method, member, hub), **look)
+    for threshold in (8, 10):
         axes.axvline(threshold, color="0.6", lw=0.8, ls=(0, (3, 2)))
-    axes.set_xlim(0, limit)
+    axes.set_xlim(0, 100 * limit)
     axes.set_ylim(0, 100)
     axes.grid(color="0.92")
-    axes.set_xlabel("Error of a face (share of the normaliser)")
+    axes.set_xlabel("Error of a face (% of the normaliser)")
     axes.set_ylabel("Faces with at most that error (%)")
     figure.legend(loc="outside lower center", ncols=3, handlelength=2.6)
     return figure
@@ -111,8 +109,8 @@ def nme_curves(curves: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(_WIDTH, 3.8), layout="constrained")
     axes = figure.subplots()
     hub = shown["hub"].iloc[0]
-    for method, member, _ in order(shown):
-        line = _band(axes, shown[(shown["method"] == method) & (shown["member"] == member)], method, member, hub)
+    for place, (method, member, _) in enumerate(order(shown)):
+        line = _band(axes, shown[(shown["method"] == method) & (shown["member"] == member)], method, member, hub, place)
         if line is not None:
             line.set_label(title(method, member, hub))
     axes.set_yscale("log")

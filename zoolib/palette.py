@@ -61,7 +61,8 @@ _REGULARISED = {
 }
 _OTHER = "#6b6b6b"  # methods that the project does not know
 _MARKERS = ("o", "D", "s", "^", "v", "P", "X", "<", ">")
-MEMBER_COLOURS = ("#332288", "#DDCC77", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#882255", "#44AA99")
+#: sand and light blue darker than Tol's, which fade as lines and dots on white
+MEMBER_COLOURS = ("#332288", "#C08A1E", "#CC6677", "#117733", "#3D9BCB", "#AA4499", "#999933", "#882255", "#44AA99")
 HEAT, DIVERGING = "cividis", "PuOr"
 WIDTH = 7.0  # inches
 STYLE: dict[Any, Any] = {

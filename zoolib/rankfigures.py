@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.text import Annotation
+from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
+from zoolib.data import manifests
 from zoolib.palette import method_colour, method_marker, styled
 from zoolib.rankings import SCORES
 from zoolib.spec import ZoolibError
@@ -49,31 +51,63 @@ def accuracy_against(joined: pd.DataFrame, score: str = "logme") -> Figure:
     grid = figure.subplots(depth, columns, squeeze=False).ravel()
     for axes in grid[len(groups) :]:
         axes.set_visible(False)
+    named = []
     for axes, ((dataset, hub, profile), group) in zip(grid, groups, strict=False):
         means = group.groupby("member", sort=False).agg(score=(score, "first"), accuracy=("accuracy", "mean"))
         axes.plot(
             means["score"], means["accuracy"], "o", color=method_colour("finetune"), ms=6, mec="white", gid="models"
         )
-        _names(axes, means, str(hub))
+        named.append(_names(axes, means, str(hub)))
         tau = weighted_kendall(means["score"].to_numpy(), means["accuracy"].to_numpy()) if len(means) > 1 else np.nan
         axes.set_title(f"{data_title(str(dataset))}\n{hub}, {profile}: τw = {tau:.2f}", size=8)
         axes.set_xlabel(SCORES[score][0])
         axes.grid(color="0.92")
-        axes.margins(0.32, 0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(3, steps=(1, 2, 5, 10)))
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.margins(0.15)
     grid[0].set_ylabel("Fine-tuned accuracy (%)")
+    figure.draw_without_rendering()  # only a laid-out figure knows how wide its texts are
+    for axes, texts in zip(grid, named, strict=False):
+        _widen(axes, texts)
     return figure
 
 
-def _names(axes: Axes, means: pd.DataFrame, hub: str) -> None:
+def _names(axes: Axes, means: pd.DataFrame, hub: str) -> list[Annotation]:
     """The members' names beside their points, moved up or down where they would stand on one another."""
     middle, height = (means["score"].min() + means["score"].max()) / 2, np.ptp(means["accuracy"]) or 1
     own = _HEIGHT * (means["accuracy"].to_numpy() - means["accuracy"].min()) / height
+    texts = []
     for (name, row), shift in zip(means.iterrows(), apart(own, 9) - own, strict=True):
         right = row["score"] > middle
         label = title("", str(name), hub).lstrip(", ")
         line = {"arrowstyle": "-", "lw": 0.5, "color": "0.6", "shrinkA": 0, "shrinkB": 2} if abs(shift) > 3 else None
-        axes.annotate(label, (row["score"], row["accuracy"]), (-7 if right else 7, shift), textcoords="offset points",
-                      ha="right" if right else "left", va="center", size=7.5, arrowprops=line)  # fmt: skip
+        text = axes.annotate(label, (row["score"], row["accuracy"]), (-7 if right else 7, shift), size=7.5,
+                             textcoords="offset points", ha="right" if right else "left", va="center",
+                             arrowprops=line)  # fmt: skip
+        texts.append(text)
+    return texts
+
+
+def _widen(axes: Axes, texts: list[Annotation]) -> None:
+    """Horizontal limits between which the texts of a laid-out figure stay in its panel, at most three times as far apart.
+
+    Beyond that nothing helps: texts from both sides that are wider than the panel.
+    """
+    width, edge = axes.bbox.width, 4 * axes.figure.dpi / 72
+    boxes = [text.get_window_extent() for text in texts]
+    xs = np.array([text.xy[0] for text in texts])
+    pixels = axes.transData.transform([text.xy for text in texts])[:, 0]
+    before = pixels - np.array([box.x0 for box in boxes]) + edge  # from the point to the left end
+    after = np.array([box.x1 for box in boxes]) - pixels + edge
+    low, high = axes.get_xlim()
+    widest = 3 * (high - low)
+    for _ in range(50):  # wider limits bring the points nearer to each other, and their texts further over the edge
+        unit = (high - low) / width
+        wider = min(low, *(xs - unit * before)), max(high, *(xs + unit * after))
+        if wider[1] - wider[0] > widest:
+            break
+        low, high = wider
+    axes.set_xlim(low, high)
 
 
 def apart(places: np.ndarray, gap: float) -> np.ndarray:
@@ -181,7 +215,7 @@ def triples(table: pd.DataFrame) -> Figure:
     axes.hlines(range(len(table)), table["mean"] - spread, table["mean"] + spread, colors=colours, lw=1.2)
     axes.scatter(table["mean"], range(len(table)), c=colours, s=28, zorder=3)
     names = [
-        ", ".join(names) + (" (LogME's)" if chosen else "")
+        ", ".join(_titles(names)) + (" (LogME's)" if chosen else "")
         for names, chosen in zip(table["teachers"], table["chosen"], strict=True)
     ]
     axes.set_yticks(range(len(table)), names)
@@ -190,3 +224,12 @@ def triples(table: pd.DataFrame) -> Figure:
     axes.grid(axis="x", color="0.92")
     axes.set_xlabel("Test accuracy (%)")
     return figure
+
+
+def _titles(names: Sequence[str]) -> list[str]:
+    """The titles of members of one hub, which the first packaged hub that has them all tells."""
+    for hub in manifests.hubs().values():
+        known = {member.name: member.title for member in hub.members}
+        if known.keys() >= set(names):
+            return [known[name] for name in names]
+    return list(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from itertools import permutations
 
@@ -122,6 +123,16 @@ def _digits(values: Iterable[float]) -> np.ndarray:
     return np.array([float(f"{value:.9g}") for value in values])
 
 
+def _tau(scores: np.ndarray, means: np.ndarray) -> float:
+    """`weighted_kendall`, which depends on the two orders alone: of few models most draws repeat a few of them."""
+    return _tau_of(*(tuple(np.unique(values, return_inverse=True)[1].tolist()) for values in (scores, means)))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _tau_of(scores: tuple[int, ...], means: tuple[int, ...]) -> float:
+    return weighted_kendall(np.array(scores), np.array(means))
+
+
 def _as_high(scores: np.ndarray, means: np.ndarray, tau: float, draws: int, seed: int) -> float:
     """The share of orders of the models whose tau is as high: of all orders of a few models, else of random ones.
 
@@ -131,18 +142,17 @@ def _as_high(scores: np.ndarray, means: np.ndarray, tau: float, draws: int, seed
         return np.nan
     exact, rng = len(means) <= _EXACT_TO, np.random.default_rng(seed)
     orders = map(np.array, permutations(means)) if exact else (rng.permutation(means) for _ in range(draws))
-    reached = [weighted_kendall(scores, order) >= tau - 1e-9 for order in orders]
+    reached = [_tau(scores, order) >= tau - 1e-9 for order in orders]
     return float(np.mean(reached if exact else [True, *reached]))
 
 
 def _bootstrap(scores: np.ndarray, seeds: Sequence[np.ndarray], draws: int, seed: int) -> tuple[float, float]:
     rng, taus = np.random.default_rng(seed), []
-    for _ in range(draws):
-        chosen = rng.integers(len(scores), size=len(scores))
-        each = {i: rng.choice(seeds[i], len(seeds[i])).mean() for i in np.unique(chosen)}  # of a model drawn twice too
-        means = np.array([each[i] for i in chosen])
+    models = rng.integers(len(scores), size=(draws, len(scores)))
+    each = [values[rng.integers(len(values), size=(draws, len(values)))].mean(1) for values in seeds]  # (M, draws)
+    for chosen, means in zip(models, np.take_along_axis(np.array(each).T, models, axis=1), strict=True):
         if len(np.unique(means)) > 1 and len(np.unique(scores[chosen])) > 1:
-            taus.append(weighted_kendall(scores[chosen], means))
+            taus.append(_tau(scores[chosen], means))
     low, high = np.quantile(taus, [0.025, 0.975]) if taus else (np.nan, np.nan)
     return (float(low), float(high)) if high - low > 1e-9 else (np.nan, np.nan)  # no width: an order without a mistake
 

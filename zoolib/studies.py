@@ -6,6 +6,7 @@ No torch.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,21 +141,22 @@ def routing_figure(specs: Iterable[RunSpec], store: ResultStore) -> Figure:
         groups.setdefault((result.spec.hub, result.spec.option("top_k")), []).append(result.samples)
     if not groups:
         raise ZoolibError("nothing to draw: no run of hub_pathway has a record yet")
-    figure = Figure(figsize=(7.0, 2.0 * -(-len(groups) // 2)), layout="constrained")
+    figure = Figure(figsize=(7.0, 2.0 * -(-len(groups) // 2) + 0.3), layout="constrained")
     panels = figure.subplots(-(-len(groups) // 2), 2, squeeze=False, sharex=True).ravel()
     for axes, ((hub, k), samples) in zip(panels, groups.items(), strict=False):
         every = pd.concat(samples)
         weights, halves = _weights(every), _halves(every)
         first, second = (weights[name].to_numpy(dtype=np.float64) for name in RIGHT)
-        for index, colour in enumerate(("#CC6677", "#117733")):
+        for index, (colour, dashes) in enumerate((("#CC6677", "-"), ("#117733", (0, (3, 1))))):
             share = _share(first, second)[halves == index]
-            axes.hist(share, bins=np.linspace(0, 1, 26), color=colour, alpha=0.65, label=HALVES[index])
+            look: dict[str, Any] = {"histtype": "step", "lw": 1.6, "ec": colour, "ls": dashes}
+            axes.hist(share, bins=np.linspace(0, 1, 26), label=HALVES[index], **look)
         axes.axvline(0.5, color="0.35", lw=1, ls=(0, (3, 2)))
         axes.set_title(f"{manifests.hub(hub).title}, k = {k}")
         axes.set_yticks([])
     for axes in panels[-2:]:
         axes.set_xlabel("Weight of detection over that of both")
-    panels[0].legend()
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
