@@ -89,7 +89,7 @@ def _names(axes: Axes, means: pd.DataFrame, hub: str) -> list[Annotation]:
 
 
 def _widen(axes: Axes, texts: list[Annotation]) -> None:
-    """Horizontal limits between which the texts of a laid-out figure stay in its panel, at most three times as far apart.
+    """Horizontal limits that keep the texts of a laid-out figure in its panel, at most three times as far apart.
 
     Beyond that nothing helps: texts from both sides that are wider than the panel.
     """
