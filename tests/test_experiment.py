@@ -208,7 +208,7 @@ def test_the_record_of_a_resumed_run_tells_of_the_machine_it_began_on_and_counts
     file = experiment.work_dir(spec) / "checkpoint.pt"
     state = torch.load(file, weights_only=True)
     (part,) = state["past"]["parts"]
-    assert part["steps"] == 2
+    assert part["steps"] == 3
     elsewhere = part | {"precision": "bfloat16"}
     past = {"started": "2026-01-02T03:04:05+00:00", "seconds": 1000.0, "parts": [elsewhere]}
     torch.save({**state, "past": past}, file)

@@ -502,6 +502,8 @@ class Scripted:
 class Watched:
     """An agent that learns nothing and counts what it is told to do; its network notes in which mode it is asked."""
 
+    device, compiled = torch.device("cpu"), False
+
     def __init__(self, network: torch.nn.Module, *args: object) -> None:
         self.online, self.support = network, torch.linspace(-10, 10, 51)
         self.learned: list[float] = []
