@@ -519,7 +519,11 @@ def fake(command, **given):
 workflow.subprocess.Popen = fake
 workflow.run("book", "smoke", 1)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"ZOOLIB_BUILD": str(tmp_path)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"ZOOLIB_BUILD": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(end, signal.SIG_DFL),  # below nohup the tests themselves ignore it
+    )
     for _ in range(600):
         if (tmp_path / "job").is_file() and (tmp_path / "job").read_text():
             break
