@@ -183,7 +183,7 @@ def test_the_first_choice_is_worth_its_accuracy_less_the_best(store: ResultStore
     assert found.loc["logme", "chosen"] == "efficientnet_lite2" and found.loc["logme", "lost"] == 0
     assert found.loc["linear_probe", "lost"] == 4.0 and found.loc["linear_probe", "average"] == 83.0
     text = rankings.choices_text(found.reset_index())
-    assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00", "0.00"]
+    assert text.loc["linear probe"].tolist() == ["1", "0", "4.00", "-2.00", "4.00, 0.00 (1)"]
 
 
 def test_a_score_of_fewer_cases_stands_beside_logme_on_those_alone():
@@ -192,8 +192,11 @@ def test_a_score_of_fewer_cases_stands_beside_logme_on_those_alone():
     found = pd.DataFrame(rows, columns=["dataset", "score", "lost"])
     found = found.assign(hub="h", profile="lab", chosen="m", accuracy=50 - found["lost"], best=50.0, average=45.0)
     text = rankings.choices_text(found)
-    assert text.loc["LogME", "points below the best"] == text.loc["LogME", "LogME there, points below"] == "2.00"
-    assert text.loc["NCE"].tolist() == ["2", "0", "1.25", "3.75", "0.50"]
+    assert text.loc["LogME", "points below the best"] == "2.00"
+    assert text.loc["LogME", "on LogME's cases: it, LogME"] == ""
+    assert text.loc["NCE"].tolist() == ["2", "0", "1.25", "3.75", "1.25, 0.50 (2)"]
+    unbounded = found[found["dataset"].ne("a") | found["score"].ne("logme")]
+    assert rankings.choices_text(unbounded).loc["NCE"].tolist()[2:] == ["1.25", "3.75", "0.50, 1.00 (1)"]
 
 
 def test_members_without_labels_are_placed_among_the_others_of_their_hub(store: ResultStore):
@@ -238,8 +241,8 @@ def test_a_score_of_fewer_models_says_so():
     pairs = made_up_pairs([1.0, 2.0, 3.0], [10.0, 20.0, 30.0])
     pairs["leep"] = pairs["h_score"].where(pairs["member"] != "m1").astype(float)
     (text,) = rankings.correlations_text(rankings.correlations(pairs)).to_dict("records")
-    assert text["models"] == "3" and text["H-score"] == "1.00<br>p 0.17"
-    assert text["LEEP"] == "1.00<br>p 0.50<br>2 models" and list(text) == ["models", "seeds", "LEEP", "H-score"]
+    assert text["models, seeds"] == "3, 3" and text["H-score"] == "1.00<br>p 0.17"
+    assert text["LEEP"] == "1.00<br>p 0.50<br>2 models" and list(text) == ["models, seeds", "LEEP", "H-score"]
 
 
 def test_a_second_ranking_with_other_options_changes_no_table(store: ResultStore):
@@ -294,7 +297,7 @@ def test_sets_of_teachers_are_ordered_by_accuracy_and_logmes_choice_is_marked(st
     assert pulls["term / task"].tolist() == ["", "", "0.1 → 0.2"]
     beside = tuning_tables.taught_text(store.frame(), "efficientnet_lite0")
     assert beside["accuracy (%)"].tolist() == ["81.0 ± 1.0", "not run", "71.0 ± 1.0"]
-    (dots,) = [c for c in rankfigures.triples(table).axes[0].collections if len(c.get_offsets()) == 2]
+    (dots,) = [c for c in rankfigures.triples(table, ranking).axes[0].collections if len(c.get_offsets()) == 2]
     assert dots.get_offsets()[:, 0].tolist() == table["mean"].tolist()
 
 

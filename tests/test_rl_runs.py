@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,7 @@ def train(
     settings: ControlSettings = TINY,
     every: int = 20,
     slot: Callable[[], Encoder] = Plain,
+    compiled: bool = False,
     **origin: str,
 ) -> tuple[loop.History, Network]:
     def progress(step: int, steps: int, word: str) -> None:
@@ -197,7 +199,7 @@ def train(
 
     net = network(18, slot)
     torch.manual_seed(1)
-    history = loop.train(net, "jamesbond", settings, 5, torch.device("cpu"), False, folder, every, progress, origin)
+    history = loop.train(net, "jamesbond", settings, 5, torch.device("cpu"), compiled, folder, every, progress, origin)
     return history, net
 
 
@@ -209,15 +211,19 @@ ENCODERS: dict[str, Callable[[], Encoder]] = {
 }
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(tmp_path: Path, encoder: str) -> None:
+@pytest.mark.parametrize(("encoder", "compiled"), [*((name, False) for name in ENCODERS), ("pathways", True)])
+def test_a_killed_run_resumes_and_ends_with_the_same_scores_and_weights(
+    tmp_path: Path, encoder: str, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))  # no C++ compiler
     slot = ENCODERS[encoder]
-    whole, oracle = train(None, slot=slot)
+    whole, oracle = train(None, slot=slot, compiled=compiled)
     for stop in (35, 78):  # before learning starts; after the replay has begun to forget
         with pytest.raises(Killed):
-            train(tmp_path, stop, slot=slot)
+            train(tmp_path, stop, slot=slot, compiled=compiled)
         assert (tmp_path / "checkpoint.pt").is_file()
-    resumed, net = train(tmp_path, slot=slot)
+    torch._dynamo.reset()  # as in a new process: nothing compiled is at hand
+    resumed, net = train(tmp_path, slot=slot, compiled=compiled)
     assert resumed.start == 60
     assert resumed.curve == whole.curve
     assert any(split == "eval" for _, split, _, _ in whole.curve)

@@ -144,5 +144,5 @@ def test_the_chosen_multiples_are_those_that_the_committed_records_choose(case: 
 def test_a_choice_at_an_end_of_what_was_tried_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tradeoffs, "CHOSEN", {("lab", "cars"): {"l2_sp": 0.1, "lwf": 0.1, "bss": 10.0}})
     words = tradeoff_tables.ends("lab", "cars", ["finetune", "l2_sp", "lwf", "bss"])
-    assert "the lowest multiple for L2-SP and the highest for BSS: one further out" in words
+    assert "the lowest multiple for L2-SP and the highest multiple for BSS: one further out" in words
     assert tradeoff_tables.ends("lab", "cars", ["lwf"]) == "", "it has a lower and a higher one"

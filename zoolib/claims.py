@@ -237,8 +237,8 @@ def recomputed(store: ResultStore, profile_name: str) -> str:
     changed = f"Verdicts that this changes: {', '.join(other)}." if other else "No verdict changes."
     return (
         f"{len(off)} runs of image classification were computed here and are committed, too. Their test accuracies "
-        f"differ by {np.mean(off):.2f} points on average and {max(off):.1f} at most: another processor or version "
-        f"rounds the last digits otherwise, and training amplifies that as it does another seed. {changed}"
+        f"differ by {np.mean(off):.2f} points on average and {max(off):.1f} at most: where code, versions or processor "
+        f"are others, so are the last digits, and training amplifies that as it does another seed. {changed}"
     )
 
 

@@ -247,10 +247,8 @@ def error_bound(spectrum: Spectrum, maximum: Maximum) -> float:
         return np.inf  # the highest maximum may lie in a direction that was dropped, where none of the others show it
     if len(spectrum.squared) < spectrum.count:
         whole = spectrum.seen.sum(0) + spectrum.rest
-        if (spectrum.rest < _FITTED * whole).any():
-            return (
-                np.inf
-            )  # a nearly exact fit: its maximum is as high as `rest`, here a difference of rounded sums, is low
+        if (spectrum.rest < _FITTED * whole).any():  # a maximum as high as `rest`, a difference of rounded sums, is low
+            return np.inf
     finite = np.isfinite(maximum.t)
     if not len(spectrum.squared) or not finite.any():
         return 0.0

@@ -77,7 +77,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     code, commit = runtime.code_fingerprint(), runtime.commit()
     of_hub = _held_to_hub(spec)
     # Before the seed is set: whether they are found or computed must not change this run's random numbers.
-    before = {other.member: _finished(other, store, report, data.sha256, spec) for other in needed(spec)}
+    others = needed(spec)
+    before = {other.member: _finished(other, store, report, data.sha256, spec) for other in others}
     started, clock = datetime.datetime.now(datetime.UTC), time.perf_counter()
     progress = None if report is None else lambda done, total, word: report(spec, done, total, word)
     task = task_of(data, spec.settings)
@@ -91,9 +92,8 @@ def run(spec: RunSpec, store: ResultStore, report: Report | None = None) -> Resu
     provenance |= _with_past(provenance, context.pasts) | of_hub
     if outcome.logits:
         provenance["logits_sha256"] = logits_sha256(outcome.logits)
-    if before:
-        used = {other.run_id: logits_sha256(before[other.member].logits) for other in needed(spec)}
-        provenance["built_on"] = used
+    if others:
+        provenance["built_on"] = {other.run_id: logits_sha256(before[other.member].logits) for other in others}
     provenance |= {"data_variant": data.variant, "data_sha256": data.sha256}
     return store.save(
         Result(
@@ -143,7 +143,8 @@ def _run_game(spec: RunSpec, store: ResultStore, report: Report | None) -> Resul
         cost = outcome.metrics["cost"]  # counts the processes before a resumed one as well
         seconds = cost.get("seconds", 0.0) + cost["eval_seconds"]
         provenance = _provenance("float32", started, seconds, code, commit, outcome.device)
-        provenance |= _with_past(provenance, [outcome.past]) | {"data_sha256": data, "compiled": outcome.compiled}
+        provenance |= {"data_sha256": data, "compiled": outcome.compiled}
+        provenance |= _with_past(provenance, [outcome.past])
         made = Result(spec, outcome.metrics, provenance, outcome.deviations, outcome.curves, outcome.samples)
         saved = store.save(made)
         Checkpoint(work).remove()  # not before: without a record it is all that there is of the run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from matplotlib.text import Annotation
 from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 from scipy.optimize import isotonic_regression
 
-from zoolib.data import manifests
 from zoolib.palette import method_colour, method_marker, styled
 from zoolib.rankings import SCORES
 from zoolib.spec import ZoolibError
@@ -201,12 +200,14 @@ def label_fractions(found: pd.DataFrame, methods: Mapping[str, str]) -> Figure:
 
 
 @styled
-def triples(table: pd.DataFrame) -> Figure:
+def triples(table: pd.DataFrame, ranking: pd.DataFrame) -> Figure:
     """Accuracy of every set of teachers in order, with bars of one standard deviation; LogME's own choice is marked.
 
-    `table` is that of `tuning_tables.triple_table`. Raises ZoolibError when it is empty.
+    `table` is that of `tuning_tables.triple_table`, of the `ranking`, which has the members' titles. Raises ZoolibError
+    when it is empty.
     """
     _some(table, "run with teachers")
+    titles: Mapping[str, str] = dict(zip(ranking["member"], ranking["title"], strict=True))
     figure = Figure(figsize=(_WIDTH, 0.9 + 0.3 * len(table)), layout="constrained")
     axes = figure.subplots()
     colours = [method_colour("b_tuning") if chosen else "0.55" for chosen in table["chosen"]]
@@ -215,7 +216,7 @@ def triples(table: pd.DataFrame) -> Figure:
     axes.hlines(range(len(table)), table["mean"] - spread, table["mean"] + spread, colors=colours, lw=1.2)
     axes.scatter(table["mean"], range(len(table)), c=colours, s=28, zorder=3)
     names = [
-        ", ".join(_titles(names)) + (" (LogME's)" if chosen else "")
+        ", ".join(titles[name] for name in names) + (" (LogME's)" if chosen else "")
         for names, chosen in zip(table["teachers"], table["chosen"], strict=True)
     ]
     axes.set_yticks(range(len(table)), names)
@@ -224,12 +225,3 @@ def triples(table: pd.DataFrame) -> Figure:
     axes.grid(axis="x", color="0.92")
     axes.set_xlabel("Test accuracy (%)")
     return figure
-
-
-def _titles(names: Sequence[str]) -> list[str]:
-    """The titles of members of one hub, which the first packaged hub that has them all tells."""
-    for hub in manifests.hubs().values():
-        known = {member.name: member.title for member in hub.members}
-        if known.keys() >= set(names):
-            return [known[name] for name in names]
-    return list(names)

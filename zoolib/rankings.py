@@ -164,13 +164,13 @@ def correlations_text(found: pd.DataFrame) -> pd.DataFrame:
         name = f"{data_title(row['dataset'])} · {row['hub']} · {row['profile']}"
         here = found[(found[_KEY] == [row[key] for key in _KEY]).all(axis=1)]
         most = here["models"].max()
-        line = rows.setdefault(name, {"models": str(most), "seeds": str(here["seeds"].max())})
-        lines = [f"{row['tau']:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]", f"p {row['p']:.2f}"]
-        lines = lines if pd.notna(row["low"]) else [lines[0], lines[2]]
+        line = rows.setdefault(name, {"models, seeds": f"{most}, {here['seeds'].max()}"})
+        spread = [f"[{row['low']:.2f},", f"{row['high']:.2f}]"] if pd.notna(row["low"]) else []
+        lines = [f"{row['tau']:.2f}", *spread, f"p {row['p']:.2f}"]
         lines += [f"{row['models']} models"] if row["models"] < most else []
         line[_short(row["score"])] = "—" if pd.isna(row["tau"]) else "<br>".join(lines)
     table = pd.DataFrame.from_dict(rows, orient="index").fillna("—").rename_axis("dataset · hub · profile")
-    return table[[name for name in ("models", "seeds", *map(_short, SCORES)) if name in table]]
+    return table[[name for name in ("models, seeds", *map(_short, SCORES)) if name in table]]
 
 
 def _short(score: str) -> str:
@@ -202,10 +202,11 @@ def choices(joined: pd.DataFrame) -> pd.DataFrame:
 def choices_text(found: pd.DataFrame) -> pd.DataFrame:
     """One row a score: over how many datasets and hubs, how often it named the best model, and the points it lost.
 
-    Scores that some models cannot have, or that are the same for all, have fewer cases: the last column has what
-    LogME's first choice lost in those of a row.
+    Scores that some models cannot have, that are the same for all, or that have no bound, have fewer cases: the last
+    column has what the first choices of a row and of LogME lost in the cases of both.
     """
-    rows, lost = {}, found[found["score"] == "logme"].set_index(_KEY)["lost"]
+    rows = {}
+    lost = found.pivot_table(index=_KEY, columns="score", values="lost")
     for metric in SCORES:
         here = found[found["score"] == metric]
         if len(here):
@@ -214,13 +215,16 @@ def choices_text(found: pd.DataFrame) -> pd.DataFrame:
                 "named the best model": str(int((here["lost"] < 1e-9).sum())),
                 "points below the best": f"{here['lost'].mean():.2f}",
                 "points above a model at random": f"{(here['accuracy'] - here['average']).mean():.2f}",
-                "LogME there, points below": _mean(lost[lost.index.isin(pd.MultiIndex.from_frame(here[_KEY]))]),
+                "on LogME's cases: it, LogME": _beside_logme(lost, metric),
             }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("first choice by")
 
 
-def _mean(values: pd.Series[float]) -> str:
-    return f"{values.mean():.2f}" if len(values) else "—"
+def _beside_logme(lost: pd.DataFrame, metric: str) -> str:
+    if metric == "logme" or "logme" not in lost:
+        return ""
+    both = lost[[metric, "logme"]].dropna()
+    return f"{both[metric].mean():.2f}, {both['logme'].mean():.2f} ({len(both)})" if len(both) else ""
 
 
 def unlabelled(joined: pd.DataFrame) -> pd.DataFrame:

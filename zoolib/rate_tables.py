@@ -13,7 +13,7 @@ from zoolib.data import manifests
 from zoolib.palette import log_ticks, method_colour, styled
 from zoolib.results import ResultStore
 from zoolib.spec import RunSpec, ZoolibError
-from zoolib.tables import NOT_RUN, title
+from zoolib.tables import NOT_RUN, at_an_end, title
 
 
 def rates_tried(specs: Iterable[RunSpec], store: ResultStore) -> pd.DataFrame:
@@ -58,15 +58,13 @@ def rate_note(frame: pd.DataFrame) -> str:
 
 
 def ends(frame: pd.DataFrame) -> str:
-    """Which methods have the lowest or highest rate that was tried of them, in one sentence; empty where none does."""
+    """`tables.at_an_end` of the rates that the methods have in the profiles."""
     hub, tried = str(frame["hub"].iloc[0]), by_rate(frame)
-    named: dict[str, list[str]] = {"lowest": [], "highest": []}
-    for method, row in tried.iterrows():
-        chosen, rates_of = rates.rate(rates.CHOSEN_IN, hub, str(method)), row.dropna().index
-        for end, limit in zip(named, (min(rates_of), max(rates_of)), strict=True):
-            named[end] += [title(str(method), "")] if chosen == limit and len(rates_of) > 1 else []
-    where = " and ".join(f"the {end} rate for {', '.join(methods)}" for end, methods in named.items() if methods)
-    return f"The choice is at an end of what was tried, {where}: one further out may be better still." if where else ""
+    chosen = {
+        title(str(method), ""): (rates.rate(rates.CHOSEN_IN, hub, str(method)), list(row.dropna().index))
+        for method, row in tried.iterrows()
+    }
+    return at_an_end("rate", chosen)
 
 
 @styled

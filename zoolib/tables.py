@@ -237,6 +237,20 @@ def plus_minus(value: float, std: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}" + ("" if pd.isna(std) else f" ± {std:,.{digits}f}")
 
 
+def at_an_end(noun: str, chosen: Mapping[str, tuple[float | None, Collection[float]]]) -> str:
+    """Which methods have the lowest or highest value that was tried of them, in one sentence; empty where none does.
+
+    `chosen` is title -> its value and all that were tried, `noun` what they are, such as "rate".
+    """
+    several = {title: (value, tried) for title, (value, tried) in chosen.items() if len(tried) > 1}
+    found = []
+    for word, end in (("lowest", min), ("highest", max)):
+        if titles := [title for title, (value, tried) in several.items() if value == end(tried)]:
+            found.append(f"the {word} {noun} for {', '.join(titles)}")
+    where = " and ".join(found)
+    return f"The choice is at an end of what was tried, {where}: one further out may be better still." if found else ""
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A frame as a Markdown table: its index first, columns of numbers to the right; "none" without rows."""
     if not len(table):

@@ -13,7 +13,7 @@ from zoolib.grid import usual_options
 from zoolib.profiles import profile
 from zoolib.results import Result
 from zoolib.spec import RunSpec
-from zoolib.tables import NOT_RUN, title
+from zoolib.tables import NOT_RUN, at_an_end, title
 
 _COLUMNS = ["method", "factor", "seed", "val", "first", "last"]
 _NOTHING = 1e-6  # rounding of eigenvalues that are zero, which may be negative
@@ -123,16 +123,13 @@ def note(frame: pd.DataFrame, profile_name: str, dataset: str) -> str:
 
 
 def ends(profile_name: str, dataset: str, methods: Iterable[str]) -> str:
-    """Which methods use the lowest or highest multiple that was tried, in one sentence; empty where none does."""
-    factors = {n: tradeoffs.factor(profile_name, dataset, n) for n in methods if n in tradeoffs.OPTION}
-    low, high = (
-        ", ".join(title(n) for n, factor in factors.items() if factor == end(tradeoffs.FACTORS[n]))
-        for end in (min, max)
-    )
-    found = [f"the lowest multiple for {low}"] if low else []
-    found += [f"the highest for {high}"] if high else []
-    where = " and ".join(found)
-    return f"The choice is at an end of what was tried, {where}: one further out may be better still." if found else ""
+    """`tables.at_an_end` of the multiples that a dataset's tables have."""
+    chosen = {
+        title(name): (tradeoffs.factor(profile_name, dataset, name), tradeoffs.FACTORS[name])
+        for name in methods
+        if name in tradeoffs.OPTION
+    }
+    return at_an_end("multiple", chosen)
 
 
 def _ratio(part: pd.DataFrame) -> str:
