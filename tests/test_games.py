@@ -387,6 +387,26 @@ def test_a_resumed_runs_seconds_and_start_are_those_of_the_whole_run_and_each_pr
     assert record.provenance["started"] > "2026-01-03" and "resumed_from" not in record.provenance
 
 
+def test_a_record_that_a_later_process_writes_names_the_compiler_of_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(spec: RunSpec, step: int, steps: int, word: str) -> None:
+        if step == steps:
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("ZOOLIB_BUILD", str(tmp_path / "build"))
+    (spec,), store = atari("scratch"), ResultStore(tmp_path / "records")
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(spec, store, stop)
+    file = experiment.work_dir(spec) / "checkpoint.pt"
+    state = torch.load(file, weights_only=True)
+    (part,) = state["past"]["parts"]
+    assert part["steps"] == state["done"] == spec.settings.steps and part["compiled"] is False
+    part["compiled"] = True
+    torch.save(state, file)
+    assert experiment.run(spec, store).provenance["compiled"] is True
+
+
 def test_in_the_committed_records_scratch_learns_james_bond_clearly_above_random_play() -> None:
     found = {
         r.spec.method: r.metrics["test"]

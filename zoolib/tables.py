@@ -242,11 +242,11 @@ def at_an_end(noun: str, chosen: Mapping[str, tuple[float | None, Collection[flo
 
     `chosen` is title -> its value and all that were tried, `noun` what they are, such as "rate".
     """
-    several = {title: (value, tried) for title, (value, tried) in chosen.items() if len(tried) > 1}
+    several = {name: (value, tried) for name, (value, tried) in chosen.items() if len(tried) > 1}
     found = []
     for word, end in (("lowest", min), ("highest", max)):
-        if titles := [title for title, (value, tried) in several.items() if value == end(tried)]:
-            found.append(f"the {word} {noun} for {', '.join(titles)}")
+        if names := [name for name, (value, tried) in several.items() if value == end(tried)]:
+            found.append(f"the {word} {noun} for {', '.join(names)}")
     where = " and ".join(found)
     return f"The choice is at an end of what was tried, {where}: one further out may be better still." if found else ""
 
