@@ -95,6 +95,7 @@ LAYERS = (
 REPORTS = {
     "cost_tables",
     "tables",
+    "provenance",
     "paper_tables",
     "stats",
     "analyses",
@@ -159,6 +160,7 @@ NOTEBOOK_MODULES = {
     "tuning_tables",
     "rankfigures",
     "cost_tables",
+    "provenance",
     "experiment",
     "results",
     "tables",

@@ -43,16 +43,16 @@ def notebook(*cells: dict[str, Any]) -> dict[str, Any]:
 
 FIGURE = code("routes.routing_flow(samples, 2)", {"image/svg+xml": "<svg/>"})
 TABLE = code(
-    "Markdown(tables.markdown(tables.costs(frame)))", {"text/markdown": "| a | b |\n| --- | ---: |\n| 1 | 2 |"}
+    "Markdown(tables.markdown(provenance.costs(frame)))", {"text/markdown": "| a | b |\n| --- | ---: |\n| 1 | 2 |"}
 )
-END = code("Markdown(tables.summary(records))", {"text/markdown": SUMMARY})
+END = code("Markdown(provenance.summary(records))", {"text/markdown": SUMMARY})
 
 
 def test_a_stamp_names_three_commits_and_counts_more():
     for count, words in ((3, "commit aaa0, aaa1, aaa2 · Test CPU"), (4, "4 commits, listed in *Provenance* below")):
         commits, dates = (", ".join(f"{word}{i}" for i in range(count)) for word in ("aaa", "2026-11-0"))
         long = SUMMARY.replace("abc1234", commits).replace("2026-11-21", dates)
-        end = code("Markdown(tables.summary(records))", {"text/markdown": long})
+        end = code("Markdown(provenance.summary(records))", {"text/markdown": long})
         stamp = stamps.stamped(notebook(FIGURE, end), "cls-digits")["cells"][1]["source"]
         assert words in stamp and f"2026-11-00 to 2026-11-0{count - 1} ·" in stamp
 
@@ -69,7 +69,7 @@ def test_every_figure_and_table_is_followed_by_a_stamp_that_links_to_records_not
     assert "profile mini · seeds 0, 1 · n = 6 runs · commit abc1234 · Test CPU · 2026-11-21" in first
     assert "[records](../records.md)" in first and "<zoolib.routes.routing_flow>" in first
     assert "{download}`notebook <cls-digits.ipynb>`" in first and "{download}`notebook <cls-digits.ipynb>`" in second
-    assert "{py:func}`table <zoolib.tables.costs>`" in second
+    assert "{py:func}`table <zoolib.provenance.costs>`" in second
     assert len({cell["id"] for cell in cells if cell["cell_type"] == "markdown"}) == 3
 
 
@@ -131,7 +131,7 @@ def test_every_notebook_cell_that_computes_what_it_shows_without_a_record_is_mar
 
 
 def test_a_page_of_several_summaries_points_to_them():
-    other = code("Markdown(tables.summary(more))", {"text/markdown": SUMMARY.replace("mini", "lab")})
+    other = code("Markdown(provenance.summary(more))", {"text/markdown": SUMMARY.replace("mini", "lab")})
     assert "see *Provenance* below" in stamps.stamped(notebook(FIGURE, END, other), "lab")["cells"][1]["source"]
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import deviations, reference, tables
+from zoolib import deviations, provenance, reference, tables
 from zoolib.data import manifests
 from zoolib.grid import grid
 from zoolib.results import Result, ResultStore
@@ -171,7 +171,7 @@ def test_bold_and_signed_numbers_and_gaps_leave_a_column_of_numbers_to_the_right
 def test_costs_are_medians_over_seeds(store: ResultStore):
     frame = store.frame(dataset="digits")
     frame.loc[(frame["metric"] == "seconds") & (frame["value"] == 62), "value"] = 1000.0  # a machine that stood still
-    costs = tables.costs(frame)
+    costs = provenance.costs(frame)
     assert costs.loc["Zoo-Tuning"].tolist() == ["61", "128", "3.40", "0.400"]  # seconds: 60, 61, 1000
     assert len(costs) == 8
 
@@ -180,27 +180,27 @@ def test_training_time_counts_the_runs_that_a_method_builds_on(store: ResultStor
     frame = store.frame(dataset="digits")
     own = frame[(frame["method"] == "zoo_tuning") & (frame["metric"] == "seconds")]
     needed = own.assign(metric="needed_seconds", value=200.0)
-    table = tables.costs(pd.concat([frame, needed]))
+    table = provenance.costs(pd.concat([frame, needed]))
     assert table.loc["Zoo-Tuning", "training (s)"] == "261" and table.loc["Hub-Pathway", "training (s)"] == "61"
 
 
 def test_parameters_are_those_at_test_time_and_those_in_training_stand_beside_where_they_differ(store: ResultStore):
     frame = store.frame(dataset="digits")
     kept = frame[frame["metric"] == "params_m"].assign(metric="inference_params_m")
-    assert "params, training (M)" not in tables.costs(pd.concat([frame, kept]))
+    assert "params, training (M)" not in provenance.costs(pd.concat([frame, kept]))
     kept.loc[kept["method"] == "zoo_tuning", "value"] = 1.2
-    table = tables.costs(pd.concat([frame, kept]))
+    table = provenance.costs(pd.concat([frame, kept]))
     assert table.loc["Zoo-Tuning", ["params (M)", "params, training (M)"]].tolist() == ["1.20", "3.40"]
 
 
 def test_differences_list_settings_and_options_that_are_not_the_papers(store: ResultStore):
-    table = tables.differences(store.records(dataset="digits"))
+    table = provenance.differences(store.records(dataset="digits"))
     assert table.loc["image_size"].tolist() == ["32", "224", "all"]
     assert table.loc["generator_width"].tolist() == ["16", "64", "Hub-Pathway"]
     assert table.loc["lr"].tolist() == ["0.1", "0.01", "all"]  # chosen on validation images
     assert "weight_decay" not in table.index and "top_k" not in table.index
     paper = [synthetic.result(spec) for spec in grid("cls", "cifar100", "imagenet-lite", "all", "paper", 1)]
-    assert tables.differences(paper).empty
+    assert provenance.differences(paper).empty
 
 
 def test_the_note_names_all_datasets_that_the_paper_lacks_at_once():
@@ -214,7 +214,7 @@ def test_a_difference_on_some_datasets_names_them():
         synthetic.result(grid("cls", name, "mini-zoo", ["scratch"], "mini", 1)[0])
         for name in ("digits", "tiles", "shapes", "textures")
     ]
-    table = tables.differences(records)
+    table = provenance.differences(records)
     assert table.loc["batch_size", "methods"] == "all"
     counts = table.loc["train_per_class"].set_index("here")["methods"].to_dict()
     assert counts == {"10": "all on digits, tiles, shapes", "5": "all on textures"}
@@ -234,7 +234,7 @@ def test_methods_without_any_number_are_a_sentence_and_no_rows(tmp_path: Path):
 
 
 def test_recorded_deviations_appear_once_with_their_methods(store: ResultStore):
-    table = tables.deviations(store.records(dataset="digits"))
+    table = provenance.deviations(store.records(dataset="digits"))
     own = table[~table["deviation"].str.contains("held out|Nesterov")]
     assert own.to_dict() == {"deviation": {"Hub-Pathway": "the generator is smaller than the paper's"}}
 
@@ -272,21 +272,21 @@ def test_what_every_run_says_in_its_own_way_is_one_deviation(count: int, rows: i
     records = [synthetic.result(spec) for spec in grid("cls", "digits", "digits-zoo", ["scratch"], "mini", 3)[:count]]
     for number, record in enumerate(records):
         record.deviations = [f"teachers and their weights: supervised 0.{number}", "no source says how"]
-    told = tables.deviations(records)["deviation"].tolist()
+    told = provenance.deviations(records)["deviation"].tolist()
     assert len(told) == rows + 2 and "held out" in told[0] and told[2] == "no source says how"
     assert told[1].endswith("0.0" if rows > 1 else "supervised 0.0 (and 2 others; each record has its own)")
 
 
 def test_the_summary_names_profile_seeds_commit_machine_and_date(store: ResultStore):
-    summary = tables.summary(store.records(dataset="digits"))
+    summary = provenance.summary(store.records(dataset="digits"))
     assert "\n" not in summary
     for part in ("profile: mini", "seeds: 0, 1, 2", "24 recomputed here", "commit: 0123456", "Test CPU (1 thread)"):
         assert part in summary
     assert "2026-11-21" in summary and "code: " in summary
-    assert "nothing here is a measured number" in tables.summary([])
+    assert "nothing here is a measured number" in provenance.summary([])
     dirty = synthetic.result(grid("cls", "digits", "digits-zoo", ["scratch"], "mini", 1)[0])
     dirty.provenance["dirty"] = True
-    assert "0123456 with local changes" in tables.summary([dirty])
+    assert "0123456 with local changes" in provenance.summary([dirty])
 
 
 def test_a_note_names_files_that_are_not_the_official_ones_and_no_others():

@@ -141,7 +141,7 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
     """What each method costs in each game and on each machine, as text: the mean of the metrics over `runs` records.
 
     Seconds of different machines are never averaged, nor those of games, whose networks and emulators differ: a method
-    that ran on several has a row for each.
+    that ran on several has a row for each. Random play, which is not trained, has none.
     """
     shown = {"seconds": ("training (s)", 0), "steps_per_second": ("steps/s", 1), "params_m": ("params (M)", 2),
              "gmacs": ("GMACs", 4), "peak_memory_mb": ("memory (MB)", 0)}  # fmt: skip
@@ -153,6 +153,8 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
             cells = {
                 head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
             }
+            if not any(name in means for name in shown):
+                continue
             titles.append(f"{games.GAMES[game].title} · {games.title(method)}")
             rows.append({**cells, "runs": str(mine["run_id"].nunique()), "machine": str(machine)})
     return pd.DataFrame(rows, index=pd.Index(titles, name="game · method", dtype=object))

@@ -202,7 +202,7 @@ def _complete(specs: Sequence[RunSpec]) -> None:
 
 def table(args: argparse.Namespace) -> None:
     """Print the classification table of the records that exist."""
-    from zoolib import experiment, reference, tables
+    from zoolib import experiment, provenance, reference, tables
     from zoolib.results import ResultStore
 
     chosen = notebooks.parameters("cls", _given(args.parameters))
@@ -210,12 +210,12 @@ def table(args: argparse.Namespace) -> None:
     published = reference.beside(chosen["dataset"], chosen["hub"])
     table = tables.compare(store.frame(specs), published, specs=specs)
     print(tables.text(table).to_string())
-    print(f"\n{tables.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
+    print(f"\n{provenance.summary(store.records(specs))}" if experiment.missing(specs, store) != specs else "\nnot run")
 
 
 def rank(args: argparse.Namespace) -> None:
     """Score every model of a hub on a dataset."""
-    from zoolib import experiment, rankings, tables
+    from zoolib import experiment, provenance, rankings
     from zoolib.results import ResultStore
 
     dataset = _own({"dataset": args.dataset})["dataset"]
@@ -224,7 +224,7 @@ def rank(args: argparse.Namespace) -> None:
         _threads()
     experiment.rank(args.hub, dataset, args.profile, store)
     print(rankings.text(rankings.table(store.frame(specs))).to_string())
-    print(f"\n{tables.summary(store.records(specs))}")
+    print(f"\n{provenance.summary(store.records(specs))}")
 
 
 def claims(args: argparse.Namespace) -> None:

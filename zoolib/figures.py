@@ -18,8 +18,9 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarForm
 from zoolib.data import manifests
 from zoolib.palette import FAMILY_COLOURS, heat_map, member_colours, method_colour, method_marker, styled
 from zoolib.palette import WIDTH as _WIDTH
+from zoolib.provenance import with_needed
 from zoolib.spec import ZoolibError
-from zoolib.tables import order, title, with_needed
+from zoolib.tables import order, title
 
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (7, 2)))  # members of one method
 _COST_AXES = {

@@ -1,6 +1,6 @@
 """Where the figures, tables and numbers of the book come from: a stamp under each, and the page of records.
 
-No torch. A notebook ends with `tables.summary(records)`; its stamps repeat that line in short under each figure and
+No torch. A notebook ends with `provenance.summary(records)`; its stamps repeat that line in short under each figure and
 table, and link to the function that drew it and to the records.
 """
 
