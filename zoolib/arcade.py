@@ -246,14 +246,14 @@ def episode(samples: pd.DataFrame, pictures: int = 8) -> Figure:
             label = games.GAMES[source].title if source in games.GAMES else source
             axes.plot(samples["step"], samples[name], color=colours[source], lw=0.9, label=label)
         if mine:
-            axes.set_ylim(0, 1)
+            axes.set_ylim(-0.04, 1.04)  # a saturated gate is a line, not the panel's edge
             axes.set_ylabel(group.replace("weight", "Weight").replace("gate:", "Gate, "))
         else:
             axes.plot(samples["step"], samples["reward"].cumsum(), color="#222222")
             axes.set_ylabel("Score")
         axes.set_xlim(0, max(len(samples) - 1, 1))
         if row == 1 and mine:
-            axes.legend(loc="upper right", ncols=len(mine))
+            axes.legend(loc="best", ncols=len(mine))
     figure.axes[-1].set_xlabel("Step of the game")
     return figure
 
