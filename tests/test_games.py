@@ -485,15 +485,23 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
             store.save(synthetic.game_result(spec))
     table = arcade.scores(store.frame(specs), specs)
     assert table.loc["Zoo-Tuning"].to_dict() == {
-        "score": "410.0 ± 10.0", "± over": "seeds",
-        "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3", "games": "6",
+        "score": "410.0 ± 10.0", "± over": "seeds, 6 games",
+        "human-normalised (%)": f"{100 * (410 - 29) / 273.8:.1f}", "seeds": "3",
         "computed": "recomputed here",
     }  # fmt: skip
     assert table.loc["From scratch", "seeds"] == "1 of 3"
-    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "games of one seed"]
+    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "2 games of one seed"]
+    frame = store.frame(specs)
+    frame.loc[frame["seed"] > 0, ["origin", "commit"]] = ["committed", "76543210"]
+    frame.loc[frame["seed"] > 1, "commit"] = "89abcdef"
+    stamp = arcade.scores(frame, specs).loc["Zoo-Tuning", "computed"]
+    assert stamp == "recomputed here, committed 7654321, 89abcde"
     assert table.loc["Hub-Pathway", "score"] == "not run"
     assert table.loc["Fine-tuning, River Raid", "score"] == "not run"
     assert table.loc["Random, published", "human-normalised (%)"] == "0.0"
+    frame.loc[frame["metric"] == "episodes", "value"] = 1.0
+    one = arcade.scores(frame[frame["metric"] != "score_std"], specs).loc["From scratch"]
+    assert one[["score", "± over"]].tolist() == ["100.0", "1 game"]
     human = table.loc["Human, published", ["score", "± over", "human-normalised (%)"]]
     assert human.tolist() == ["302.8", "", "100.0"]
     said = arcade.random_difference(store.frame(specs), "jamesbond")

@@ -52,14 +52,19 @@ def scores(frame: pd.DataFrame, specs: Iterable[RunSpec]) -> pd.DataFrame:
         planned = sum((spec.method, spec.member) == (method, member) for spec in specs)
         chosen = frame[(frame["method"] == method) & (frame["member"] == member)]
         episodes = chosen[chosen["metric"] == "episodes"]["value"].sum()
-        stamps = dict.fromkeys(
-            origin if origin == RECOMPUTED else f"{origin} {str(commit)[:7]}"
-            for origin, commit in chosen[["origin", "commit"]].itertuples(index=False)
-        )
-        rows[games.title(method, member)] = _row(game, _measured(chosen), planned, int(episodes), ", ".join(stamps))
+        rows[games.title(method, member)] = _row(game, _measured(chosen), planned, int(episodes), _stamps(chosen))
     rows["Random, published"] = _row(game, (game.random, np.nan, "", 1), 0, 0, "quoted")
     rows["Human, published"] = _row(game, (game.human, np.nan, "", 1), 0, 0, "quoted")
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+
+
+def _stamps(frame: pd.DataFrame) -> str:
+    """Where the numbers of records come from: `recomputed here`, `committed` with the commits, or both."""
+    found = dict.fromkeys(frame[["origin", "commit"]].itertuples(index=False, name=None))
+    commits: dict[str, list[str]] = {}
+    for origin, commit in found:
+        commits.setdefault(origin, []).append(str(commit)[:7])
+    return ", ".join(name if name == RECOMPUTED else f"{name} {', '.join(each)}" for name, each in commits.items())
 
 
 def _one(specs: Sequence[RunSpec], name: str) -> set[str]:
@@ -84,13 +89,14 @@ def _measured(frame: pd.DataFrame) -> Measured:
 def _row(game: games.Game, measured: Measured, planned: int, episodes: int, stamp: str) -> dict[str, str]:
     mean, std, over, seeds = measured
     if not seeds:
-        return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "games": "", "computed": ""}
+        return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "computed": ""}
+    played = f"{episodes} game" + ("s" if episodes != 1 else "")
+    words = {"seeds": f"seeds, {played}", "games of one seed": f"{played} of one seed", "": played}
     return {
         "score": plus_minus(mean, std),
-        "± over": over,
+        "± over": words[over] if episodes else "",
         "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
         "seeds": "" if not planned else str(seeds) if seeds >= planned else f"{seeds} of {planned}",
-        "games": str(episodes) if episodes else "",
         "computed": stamp,
     }
 
