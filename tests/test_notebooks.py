@@ -241,18 +241,21 @@ def test_the_atari_notebook_shows_the_committed_runs_and_says_what_was_not_run(
     store = ResultStore(tmp_path / "records")
     short = grid("atari", "jamesbond", games.HUB, "random,scratch", "mini")
     long = grid("atari", "jamesbond", games.HUB, "random,scratch,hub_pathway", "lab", 2)
-    for spec in [*short, *long]:
+    other = grid("atari", "alien", games.HUB, "hub_pathway", "lab", 1)
+    for spec in [*short, *long, *other]:
         store.save(synthetic.game_result(spec))
     error, notebook = execute("atari", "methods=random,scratch")
     assert not error, error
     text = "\n".join(outputs(notebook, "text/markdown"))
-    assert "| Hub-Pathway | 505.0 ± 7.1 |" in text and "| 2 of 5 | 4 | recomputed here |" in text
-    assert "| Zoo-Tuning | not run |" in text and "**Zoo-Tuning**: not run" in text
+    assert "| Hub-Pathway | 505.0 ± 7.1 |" in text and "| seeds, 4 games | " in text
+    assert "| 2 of 5 | recomputed here |" in text
+    assert "| Zoo-Tuning | not run |" in text and "**James Bond, Zoo-Tuning**: not run" in text
+    assert "**Alien, Hub-Pathway** after 100,000 steps" in text and "**Alien, Zoo-Tuning**" not in text
     said = "James Bond: From scratch scores 105.0 ± 7.1 (over 2 seeds), random play 5.0 ± 7.1 (over 2 seeds)."
     assert said in text.replace("\u00a0", " ")
     assert "Alien: From scratch or Random play has not been run." in text
     assert "| steps | 600 | 100000 |" in text
-    assert len(outputs(notebook, "image/svg+xml")) == 3  # rewards, and one episode each of Hub-Pathway and scratch
+    assert len(outputs(notebook, "image/svg+xml")) == 4  # rewards; episodes: Hub-Pathway, scratch, Alien
 
 
 def test_an_unknown_game_stops_the_notebook_with_one_line(execute: Execute) -> None:
