@@ -156,11 +156,11 @@ def costs(frame: pd.DataFrame) -> pd.DataFrame:
     for game, method in product(games.GAMES, games.METHODS):
         for machine, mine in frame[(frame["dataset"] == game) & (frame["method"] == method)].groupby("machine"):
             means = mine.groupby("metric")["value"].mean()
+            if not means.index.isin(list(shown)).any():
+                continue
             cells = {
                 head: f"{means[name]:,.{digits}f}" if name in means else "—" for name, (head, digits) in shown.items()
             }
-            if not any(name in means for name in shown):
-                continue
             titles.append(f"{games.GAMES[game].title} · {games.title(method)}")
             rows.append({**cells, "runs": str(mine["run_id"].nunique()), "machine": str(machine)})
     return pd.DataFrame(rows, index=pd.Index(titles, name="game · method", dtype=object))
