@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from zoolib import apidoc, cards, pages
+from zoolib import apidoc, cards, markdown, pages, settings_page
 from zoolib.data import manifests
 from zoolib.data.schema import DatasetManifest
 from zoolib.methods import METHODS
@@ -166,7 +166,7 @@ def test_a_manifest_file_without_a_licence_is_refused_with_file_and_field(tmp_pa
 
 
 def test_a_pipe_or_a_line_break_in_a_cell_does_not_break_the_table() -> None:
-    text = cards.table(("a", "b"), [("x|y", "one\ntwo")])
+    text = markdown.table(("a", "b"), [("x|y", "one\ntwo")])
     assert text.splitlines()[-1] == "| x\\|y | one two |"
     assert len(text.splitlines()) == 3
 
@@ -175,7 +175,7 @@ def test_a_pipe_or_a_line_break_in_a_cell_does_not_break_the_table() -> None:
 
 
 def test_the_profiles_page_has_one_row_for_each_setting_with_every_value_and_a_meaning() -> None:
-    page = cards.profiles_page()
+    page = settings_page.page()
     for field in dataclasses.fields(Settings):
         row = next(line for line in page.splitlines() if line.startswith(f"| `{field.name}` |"))
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
@@ -186,7 +186,7 @@ def test_the_profiles_page_has_one_row_for_each_setting_with_every_value_and_a_m
 
 
 def test_the_profiles_page_states_every_exception() -> None:
-    page = cards.profiles_page()
+    page = settings_page.page()
     for profile in PROFILES.values():
         for name, changes in [*profile.datasets.items(), *profile.options.items()]:
             rows = [line for line in page.splitlines() if line.startswith("|") and f" `{name}` " in line]
@@ -394,7 +394,7 @@ def test_a_failed_build_names_the_line_and_leaves_the_previous_book(
 
 def test_pages_are_written_without_torch_and_without_a_notebook_package() -> None:
     code = (
-        "import sys, zoolib.pages as p; p.api_pages(); p.cards.profiles_page(); "
+        "import sys, zoolib.pages as p; p.api_pages(); p.settings_page.page(); "
         "print([m for m in ('torch', 'timm', 'sphinx', 'nbformat', 'papermill', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

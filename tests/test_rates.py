@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from zoolib import cards, rate_tables, rates
+from zoolib import rate_tables, rates, settings_page
 from zoolib.grid import grid, needed
 from zoolib.paths import CHECKOUT
 from zoolib.plans import ancestry, rate_study, routing
@@ -129,7 +129,7 @@ def test_the_chosen_rates_are_those_that_the_committed_records_choose(hub: str):
 
 
 def test_the_page_of_profiles_says_which_rates_were_chosen(chosen: None):
-    page = cards.profiles_page()
+    page = settings_page.page()
     mini, smoke = (page[page.index(f"### {name}") :].split("###")[1] for name in ("Mini", "Smoke"))
     assert "`lr` 0.01 for scratch; `lr` 0.03 for finetune; `lr` 0.1 for hub_pathway (chosen on validation" in mini
     assert "hub `mini-zoo`" not in smoke

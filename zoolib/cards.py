@@ -1,79 +1,14 @@
-"""Generated Markdown: dataset cards and hub cards from the manifests, the profiles' settings, the table of methods."""
+"""Generated Markdown: dataset cards and hub cards from the manifests, and the tables of methods, datasets and hubs."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from zoolib import apidoc, games, origins, rates
+from zoolib import markdown, origins
 from zoolib.data import embedded, manifests
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Variant
 from zoolib.methods import METHODS
-from zoolib.profiles import PROFILES, Profile
-from zoolib.spec import Settings, ZoolibError
-
-#: settings whose name says it all in the code, in words for the page of profiles
-_MEANING = {
-    "batch_size": "images (of games: stored steps) a step",
-    "iterations": "steps of the optimiser",
-    "lr": "learning rate of every parameter",
-    "momentum": "of stochastic gradient descent",
-    "nesterov": "Nesterov's form of the momentum",
-    "weight_decay": "of every parameter",
-    "gamma": "factor of the learning rate at each milestone",
-    "precision": "auto, float32 or bfloat16; auto takes bfloat16 on GPUs that have it",
-    "channels_last": "memory layout of images and kernels",
-    "n_step": "steps of reward before the target looks at the network",
-    "discount": "of the reward, per step",
-    "priority_exponent": "of the loss, in the probability that a step is drawn",
-    "adam_eps": "Adam's epsilon",
-    "clip_norm": "largest norm of the gradient",
-    "atoms": "points of the return's distribution",
-    "value_min": "the first atom",
-    "value_max": "the last atom",
-    "noisy_sigma": "noise of the noisy layers at the start",
-    "hidden": "width of both streams",
-    "max_noops": "random no-ops at a game's start, at most",
-    "eval_episodes": "games of one evaluation",
-    "eval_epsilon": "share of random actions in evaluation",
-}
-
-# Pieces of Markdown ---------------------------------------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; pipes and line breaks inside cells are made harmless."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _facts(facts: Mapping[str, object]) -> str:
-    """A two-column table of what is stated; entries that are empty are left out."""
-    rows = [(f"**{name}**", value) for name, value in facts.items() if value not in (None, "")]
-    return ":::{div} facts\n" + table(("", ""), rows) + ":::\n"
-
-
-def _link(url: str) -> str:
-    return f"<{url}>" if url.startswith(("https://", "http://")) else url
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _stated(what: str, value: str) -> str:
-    if not value.strip():
-        raise ZoolibError(f"{what} states no licence; add one to its manifest, or say who may use it")
-    return value
-
-
-# Cards ----------------------------------------------------------------------------------------------------------------
+from zoolib.spec import ZoolibError
 
 
 def dataset_card(manifest: DatasetManifest) -> str:
@@ -84,19 +19,19 @@ def dataset_card(manifest: DatasetManifest) -> str:
         "name": f"`{manifest.name}`",
         "task": "image classification" if manifest.task == "cls" else "facial landmarks",
         **_what(manifest),
-        "images": f"{_number(manifest.sizes.train)} train, {_number(manifest.sizes.test)} test",
-        "published validation images": _number(manifest.sizes.val) if manifest.sizes.val else "",
+        "images": f"{markdown.number(manifest.sizes.train)} train, {markdown.number(manifest.sizes.test)} test",
+        "published validation images": markdown.number(manifest.sizes.val) if manifest.sizes.val else "",
         "source": "embedded: comes with the installed packages"
         if installed
         else "canonical: Parquet files on your disk",
         "licence": licence,
-        "home page": _link(manifest.homepage),
+        "home page": markdown.link(manifest.homepage),
         "papers' column": f"`{manifest.paper_column}`" if manifest.paper_column else "none: not in the papers",
         "classes of": _dataset_link(manifest.of),
         "shares no image with": _dataset_link(manifest.apart_from),
     }
     facts |= {f"SHA-256, {split}": f"`{digest}`" for split, digest in manifest.sha256.items()}
-    parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts)]
+    parts = [f"# {manifest.title}\n", manifest.description + "\n", markdown.facts(facts)]
     parts += _pictures(manifest.name) if installed else ["<!-- sample sheet -->\n"]
     parts += ["## Protocol\n", manifest.protocol + "\n", "## How to get it\n", _how_to_get(manifest)]
     if manifest.classes:
@@ -136,7 +71,7 @@ def _labels(name: str) -> str:
         ("objects", f"{objects}, with mask, box and four keypoints, of the kinds {'; '.join(family.object_classes)}"),
     ]
     intro = f'`embedded.described("{name}", split)` returns the scenes, and [the renderer](rendered.md) their labels.\n'
-    return intro + "\n" + table(("label", "values"), rows)
+    return intro + "\n" + markdown.table(("label", "values"), rows)
 
 
 def _mirrored(manifest: DatasetManifest) -> str:
@@ -149,10 +84,10 @@ def _what(manifest: DatasetManifest) -> dict[str, object]:
     """What an image is labelled with, and what mirroring does to it."""
     points = manifest.landmarks
     if points is None:
-        return {"classes": _number(manifest.num_classes), "mirrored images": _mirrored(manifest)}
+        return {"classes": markdown.number(manifest.num_classes), "mirrored images": _mirrored(manifest)}
     first, second = points.normaliser_points
     return {
-        "points": _number(points.points),
+        "points": markdown.number(points.points),
         "errors are divided by": f"{points.normaliser}: points {first} and {second}, counted from 0",
         "box of a face": points.box,
         "target": f"Gaussians, σ = {points.sigma:g} heatmap pixels",
@@ -182,11 +117,11 @@ def _variant(variant: Variant) -> str:
     comparable = "yes" if variant.official else "no: never compare its numbers with published ones"
     facts: dict[str, object] = {
         "what it is": variant.note,
-        "images": f"{_number(variant.sizes.train)} train, {_number(variant.sizes.test)} test",
+        "images": f"{markdown.number(variant.sizes.train)} train, {markdown.number(variant.sizes.test)} test",
         "official split": comparable,
     }
     sums = {f"SHA-256, {split}": f"`{digest}`" for split, digest in variant.sha256.items()}
-    return f"### {variant.name}\n\n" + _facts(facts | sums)
+    return f"### {variant.name}\n\n" + markdown.facts(facts | sums)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -210,11 +145,17 @@ def hub_card(manifest: HubManifest) -> str:
         "methods": methods,
     }
     rows = [
-        (f"`{member.name}`", _architecture(member), member.pretraining, _number(member.num_features), member.input_size)
+        (
+            f"`{member.name}`",
+            _architecture(member),
+            member.pretraining,
+            markdown.number(member.num_features),
+            member.input_size,
+        )
         for member in manifest.members
     ]
-    parts = [f"# {manifest.title}\n", manifest.description + "\n", _facts(facts), "## Members\n"]
-    parts.append(table(("member", "architecture", "pre-trained on", "features", "input (px)"), rows))
+    parts = [f"# {manifest.title}\n", manifest.description + "\n", markdown.facts(facts), "## Members\n"]
+    parts.append(markdown.table(("member", "architecture", "pre-trained on", "features", "input (px)"), rows))
     parts += [_member(manifest, member) for member in manifest.members]
     return "\n".join(parts)
 
@@ -236,83 +177,22 @@ def _member(hub: HubManifest, member: MemberManifest) -> str:
         "input": f"always resized to {member.input_size} px" if member.fixed_input else "any size",
         **origins.member_facts(member),
         "licence": _stated(f"member {member.name!r} of hub {hub.name!r}", member.licence),
-        "home page": _link(member.url) if member.url else "",
+        "home page": markdown.link(member.url) if member.url else "",
     }
-    return f"### {member.title}\n\n" + _facts(facts)
+    return f"### {member.title}\n\n" + markdown.facts(facts)
 
 
 def _triple(values: tuple[float, float, float]) -> str:
     return f"{values[0]:g}" if len(set(values)) == 1 else "(" + ", ".join(f"{value:g}" for value in values) + ")"
 
 
-# Profiles -------------------------------------------------------------------------------------------------------------
+def _stated(what: str, value: str) -> str:
+    if not value.strip():
+        raise ZoolibError(f"{what} states no licence; add one to its manifest, or say who may use it")
+    return value
 
 
-def profiles_page() -> str:
-    """The page of all profiles: every setting side by side (bold where it differs from `paper`) and the exceptions."""
-    settings = {name: (profile.seeds, profile.settings) for name, profile in PROFILES.items()}
-    parts = [
-        "# Profiles\n",
-        "A profile fixes everything about data and optimisation that changes a number. Every record carries all of its "
-        "settings, and a page always says which profile its numbers come from.\n",
-        table(("profile", "meant for"), [(f"`{name}`", _description(p)) for name, p in PROFILES.items()]),
-        "## Settings\n",
-        "**Bold** marks a value that differs from the `paper` profile.\n",
-        _settings_table("Settings", settings),
-        "## Exceptions for single datasets and methods\n",
-        *(_exceptions(name, profile) for name, profile in PROFILES.items()),
-        "## Atari games\n",
-        "Runs of games have settings of their own, those of Data-Efficient Rainbow.\n",
-        _settings_table("ControlSettings", games.PROFILES),
-    ]
-    return "\n".join(parts)
-
-
-def _settings_table(kind: str, profiles: Mapping[str, tuple[int, Any]]) -> str:
-    """Every field of a dataclass of zoolib.spec, a column a profile: (seeds, settings) by name."""
-    module = apidoc.read(Path(__file__).with_name("spec.py"), "zoolib.spec")
-    seeds, paper = profiles["paper"]
-    counts = [count if count == seeds else f"**{count}**" for count, _ in profiles.values()]
-    rows = [("seeds", *counts, "runs of each method; tables show mean ± standard deviation over them")]
-    for field in apidoc.fields(module, apidoc.find_class(module, kind)):
-        values = [getattr(settings, field.name) for _, settings in profiles.values()]
-        shown = [_value(v) if v == getattr(paper, field.name) else f"**{_value(v)}**" for v in values]
-        rows.append((f"`{field.name}`", *shown, _MEANING.get(field.name) or apidoc.prose(field.comment)))
-    return table(("setting", *(f"`{name}`" for name in profiles), "meaning"), rows)
-
-
-def _description(profile: Profile) -> str:
-    return f"{profile.title}. {profile.description[0].upper()}{profile.description[1:]}."
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(_value(part) for part in value)
-    if isinstance(value, int):
-        return _number(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _exceptions(name: str, profile: Profile) -> str:
-    known = {field.name for field in dataclasses.fields(Settings)}
-    rows = []
-    exceptions = {f"task `{task}`": changes for task, changes in profile.tasks.items()}
-    exceptions |= {f"dataset `{dataset}`": changes for dataset, changes in profile.datasets.items()}
-    for what, changes in exceptions.items():
-        if wrong := set(changes) - known:
-            raise ZoolibError(f"profile {name!r} changes {', '.join(sorted(wrong))} for {what}, which is no setting")
-        rows.append((what, "; ".join(f"`{key}` {_value(value)}" for key, value in changes.items())))
-    for method, options in profile.options.items():
-        rows.append((f"method `{method}`", "; ".join(f"`{key}` {_value(value)}" for key, value in options.items())))
-    for hub, chosen in rates.CHOSEN.items() if name in rates.PROFILES else ():
-        each = [
-            f"`lr` {lr:g} for {', '.join(m for m in chosen if chosen[m] == lr)}" for lr in sorted({*chosen.values()})
-        ]
-        rows.append((f"hub `{hub}`", "; ".join(each) + " (chosen on validation images, on the page of learning rates)"))
-    body = table(("for", "changed"), rows) if rows else "None.\n"
-    return f"### {profile.title.split(':')[0]}\n\n{body}"
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 
 def method_table() -> str:
@@ -320,19 +200,26 @@ def method_table() -> str:
     rows = [
         (f"`{card.name}`", card.summary,
          "one shared architecture" if card.homogeneous else "members with a classifier" if card.source_head else "any",
-         ", ".join(f"`{key}` = {_value(value)}" for key, value in card.options.items()) or "none")
+         ", ".join(f"`{key}` = {markdown.words(value)}" for key, value in card.options.items()) or "none")
         for card in METHODS.values()
     ]  # fmt: skip
-    return table(("method", "in one line", "hub", "options and defaults"), rows)
+    return markdown.table(("method", "in one line", "hub", "options and defaults"), rows)
 
 
 def dataset_table() -> str:
     """Every dataset in one line, with a link to its card."""
     rows = [
-        (f"[{m.title}]({name}.md)", _target(m), _number(m.sizes.train), _number(m.sizes.test), _reach(m), m.licence)
+        (
+            f"[{m.title}]({name}.md)",
+            _target(m),
+            markdown.number(m.sizes.train),
+            markdown.number(m.sizes.test),
+            _reach(m),
+            m.licence,
+        )
         for name, m in manifests.datasets().items()
     ]
-    return table(("dataset", "target", "train", "test", "how to get it", "licence"), rows)
+    return markdown.table(("dataset", "target", "train", "test", "how to get it", "licence"), rows)
 
 
 def _target(manifest: DatasetManifest) -> str:
@@ -352,4 +239,4 @@ def hub_table() -> str:
         (f"[{m.title}]({name}.md)", f"`{name}`", len(m.members), "shared" if m.homogeneous else "differs")
         for name, m in manifests.hubs().items()
     ]
-    return table(("hub", "name", "members", "architecture"), rows)
+    return markdown.table(("hub", "name", "members", "architecture"), rows)

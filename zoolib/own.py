@@ -7,7 +7,6 @@ book's pages "Add a hub" and "Add a dataset").
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from zoolib import recipe, runtime
+from zoolib import exports, recipe, runtime
 from zoolib.checkpoints import behead
 from zoolib.data import augment, embedded, loaders, pictures
 from zoolib.data import items as gathered
@@ -29,7 +28,7 @@ from zoolib.data.loaders import Dataset, Images
 from zoolib.data.schema import DatasetManifest, HubManifest, MemberManifest, Sizes
 from zoolib.features import every_class
 from zoolib.hub import HubModel, architecture, build
-from zoolib.layers.pathway import PathwayGenerator, top_k_mask
+from zoolib.layers.pathway import PathwayGenerator
 from zoolib.method import Method
 from zoolib.methods.hubpathway import HubPathway
 from zoolib.methods.single import Single
@@ -297,40 +296,6 @@ def tune(
     return Tuned(method.cpu(), data, settings, outcome)
 
 
-# Export ---------------------------------------------------------------------------------------------------------------
-
-
-class Router(nn.Module):
-    """Hub-Pathway without data-dependent control flow, for export: all members run, and inactive ones count zero."""
-
-    def __init__(self, method: HubPathway) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, C), pathway weights (B, m)."""
-        weights = self.method.generator(x)
-        active = top_k_mask(weights, self.method.top_k)
-        logits = torch.stack([member(x) for member in self.method.members], 1)
-        return self.method._join(weights, active, logits), weights
-
-
-class Logits(nn.Module):
-    """One network, images (B, 3, H, W) in [0, 1] -> logits (B, C), for export."""
-
-    def __init__(self, method: Single) -> None:
-        super().__init__()
-        self.method = method
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] -> logits (B, C)."""
-        logits: Tensor = self.method(x).prediction
-        return logits
-
-
-CLASSES = "classes.json"  # the names of the classes, a list in JSON beside the program in each exported file
-
-
 def export(tuned: Tuned, folder: Path | str) -> dict[str, Path]:
     """Save what was tuned by torch.export; name -> file. They need torch alone.
 
@@ -339,21 +304,4 @@ def export(tuned: Tuned, folder: Path | str) -> dict[str, Path]:
     `torch.export.load(file, extra_files=names)` fills in `names = {"classes.json": ""}`. Raises ZoolibError for another
     method.
     """
-    method = tuned.method
-    if isinstance(method, HubPathway):
-        named = zip(method.recorded["weight"], method.members, strict=True)
-        parts: dict[str, nn.Module] = {"router": Router(method)} | {f"path-{name}": member for name, member in named}
-    elif isinstance(method, Single):
-        parts = {"model": Logits(method)}
-    else:
-        raise ZoolibError(f"{type(method).__name__} cannot be exported; tune one model, or a hub by Hub-Pathway")
-    example = torch.rand(2, 3, tuned.settings.image_size, tuned.settings.image_size)
-    classes = {CLASSES: json.dumps([str(name) for name in tuned.data.train.classes])}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    files = {}
-    for name, module in parts.items():
-        batch = torch.export.Dim("batch", min=1, max=4096)
-        program = torch.export.export(module.eval(), (example,), dynamic_shapes=({0: batch},), strict=False)
-        files[name] = Path(folder) / f"{name}.pt2"
-        torch.export.save(program, files[name], extra_files=classes)
-    return files
+    return exports.export(tuned.method, tuned.settings.image_size, tuned.data.train.classes, folder)

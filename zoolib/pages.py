@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from zoolib import apidoc, cards, origins, rehearsal, stamps
+from zoolib import apidoc, cards, markdown, origins, rehearsal, settings_page, stamps
 from zoolib.data import manifests
 from zoolib.results import ResultStore
 from zoolib.spec import INSTALL_BOOK, ZoolibError
@@ -93,7 +93,7 @@ def api_pages() -> dict[str, str]:
     documented = [module for module in apidoc.modules(PACKAGE) if apidoc.has_public(module)]
     rows = [(f"[`{module.name}`]({module.name}.md)", apidoc.prose(module.summary)) for module in documented]
     intro = "Every public name with its signature, its docstring, and its source folded below it.\n"
-    pages = {"index.md": "\n".join(["# API reference\n", intro, cards.table(("module", "what it holds"), rows)])}
+    pages = {"index.md": "\n".join(["# API reference\n", intro, markdown.table(("module", "what it holds"), rows)])}
     return pages | {f"{module.name}.md": apidoc.page(module) for module in documented}
 
 
@@ -122,7 +122,7 @@ def write_pages(
     pages |= {"records.md": stamps.records_page(store), "_assets/landing.html": landing.fragment(store)}
     pages |= {f"data/{name}.md": cards.dataset_card(manifest) for name, manifest in manifests.datasets().items()}
     pages |= {f"hubs/{name}.md": cards.hub_card(manifest) for name, manifest in manifests.hubs().items()}
-    pages |= {f"api/{name}": text for name, text in api_pages().items()} | {"profiles.md": cards.profiles_page()}
+    pages |= {f"api/{name}": text for name, text in api_pages().items()} | {"profiles.md": settings_page.page()}
     for name, text in pages.items():
         (out_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (out_dir / name).write_text(text)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoolib import cards, games, tables
+from zoolib import games, markdown, tables
 from zoolib.results import Result, ResultStore
 from zoolib.spec import RunSpec
 
@@ -172,7 +172,7 @@ def records_page(store: ResultStore) -> str:
             for r in sorted(results, key=lambda r: (r.spec.method, r.spec.member, r.options, r.spec.seed))
         ]
         heading = ("run id", "method", "seed", "options", "test", "computed")
-        parts.append(f"::::{{dropdown}} The {_count(rows)}\n{cards.table(heading, rows)}::::\n")
+        parts.append(f"::::{{dropdown}} The {_count(rows)}\n{markdown.table(heading, rows)}::::\n")
     return "\n".join(parts)
 
 
