@@ -490,7 +490,7 @@ def test_scores_show_mean_spread_yardsticks_and_what_was_not_run(tmp_path: Path)
         "computed": "recomputed here",
     }  # fmt: skip
     assert table.loc["From scratch", "seeds"] == "1 of 3"
-    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "2 games of one seed"]
+    assert table.loc["From scratch", ["score", "± over"]].tolist() == ["100.0 ± 2.5", "2 games"]
     frame = store.frame(specs)
     frame.loc[frame["seed"] > 0, ["origin", "commit"]] = ["committed", "76543210"]
     frame.loc[frame["seed"] > 1, "commit"] = "89abcdef"

@@ -91,10 +91,9 @@ def _row(game: games.Game, measured: Measured, planned: int, episodes: int, stam
     if not seeds:
         return {"score": NOT_RUN, "± over": "", "human-normalised (%)": "", "seeds": "", "computed": ""}
     played = f"{episodes} game" + ("s" if episodes != 1 else "")
-    words = {"seeds": f"seeds, {played}", "games of one seed": f"{played} of one seed", "": played}
     return {
         "score": plus_minus(mean, std),
-        "± over": words[over] if episodes else "",
+        "± over": "" if not episodes else f"seeds, {played}" if over == "seeds" else played,
         "human-normalised (%)": f"{100 * game.human_normalised(mean):.1f}",
         "seeds": "" if not planned else str(seeds) if seeds >= planned else f"{seeds} of {planned}",
         "computed": stamp,
